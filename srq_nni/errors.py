@@ -1,0 +1,46 @@
+"""Every error that srq_nni raises on purpose, and the "did you mean" that goes with it.
+
+A message is one sentence that says what was given, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SRQError(Exception):
+    """Base class of all errors that the user of srq_nni can mend; the command line exits with status 2."""
+
+
+class OptionError(SRQError, ValueError):
+    """A key, a value or a combination of them in a YAML file or on the command line is not allowed."""
+
+
+class QuantizationError(SRQError, ValueError):
+    """A quantizer was given a bit width, a bound, a tensor or a place it cannot work with."""
+
+
+class CheckpointError(SRQError, RuntimeError):
+    """A checkpoint is missing, unreadable, or does not fit the network it is meant for."""
+
+
+class DataError(SRQError, RuntimeError):
+    """An image or a folder of images is missing, empty or broken."""
+
+
+class ExportError(SRQError, RuntimeError):
+    """A network or a layer cannot be written as integers for the engine that was asked for."""
+
+
+def did_you_mean(given: object, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest allowed spelling, or an empty string."""
+    near = get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def listing(names: Iterable[object], limit: int = 8) -> str:
+    """Return names as ``a, b, c``; beyond ``limit`` the rest is counted, not shown."""
+    shown = [str(name) for name in names]
+    extra = len(shown) - limit
+    return ", ".join(shown[:limit]) + (f" and {extra} more" if extra > 0 else "")

@@ -1,0 +1,245 @@
+"""Activation quantizers as modules: trainable bounds, calibration statistics and the gate, all in the state dict."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from srq_nni.errors import QuantizationError, did_you_mean
+from srq_nni.quantization import calibration as statistics
+from srq_nni.quantization.fake_quantize import MIN_WIDTH, ddtb_codes, ddtb_quantize, pams_quantize
+from srq_nni.quantization.gate import Gate, bound_factors
+from srq_nni.quantization.grid import IntegerGrid, check_bits, symmetric_maximum
+
+Mode = Literal["quantize", "calibrate", "observe", "float"]
+MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
+INITIAL_BOUND = 10.0  # in the unit of the activation (grey levels); both papers start there
+
+
+class ActivationQuantizer(nn.Module):
+    """What all activation quantizers share: bits, mode, and the check that a checkpoint has the same bits.
+
+    Modes: ``quantize``; ``calibrate`` (set the bounds from running statistics and quantize, in training);
+    ``observe`` (record statistics, return the input); ``float`` (return the input).
+    """
+
+    bit_width: torch.Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = check_bits(bits)
+        self.mode: Mode = "quantize"
+        self.register_buffer("bit_width", torch.tensor(bits))
+
+    def set_mode(self, mode: Mode) -> None:
+        """Change the mode.
+
+        Raises:
+            QuantizationError: for an unknown mode.
+        """
+        if mode not in MODES:
+            raise QuantizationError(
+                f"mode: {mode!r} is not known; give one of {', '.join(MODES)}{did_you_mean(mode, MODES)}"
+            )
+        self.mode = mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` (N, ...) on the grid, in its own dtype, or ``x`` itself in the modes that do not quantize."""
+        if self.mode == "float":
+            return x
+        if self.mode == "observe":
+            self.observe(x)
+            return x
+        if self.training:
+            if self.mode == "calibrate":
+                self.observe(x)
+                self.set_bounds_from_statistics()
+            self.keep_bounds_legal()
+        return self.quantize(x)
+
+    def observe(self, x: torch.Tensor) -> None:
+        """Record the statistics of one batch."""
+        raise NotImplementedError
+
+    def set_bounds_from_statistics(self) -> None:
+        """Set the bounds to what was observed; does nothing before the first batch."""
+        raise NotImplementedError
+
+    def keep_bounds_legal(self) -> None:
+        """Move bounds that an optimizer step made illegal to the nearest legal value, in place."""
+        raise NotImplementedError
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` on the grid of the present bounds."""
+        raise NotImplementedError
+
+    def bounds(self) -> list[nn.Parameter]:
+        """Return the trainable bounds, for a parameter group of their own."""
+        raise NotImplementedError
+
+    def grid(self) -> IntegerGrid:
+        """Return the integer grid that ``quantize`` simulates."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        stored = state_dict.get(f"{prefix}bit_width")
+        if stored is not None and int(stored) != self.bits:
+            errors: list[str] = args[-1]
+            errors.append(f"{prefix[:-1]} was saved with {int(stored)} bits and the network has {self.bits}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class PAMSActivation(ActivationQuantizer):
+    """Symmetric quantizer with one trainable maximum ``alpha`` (PAMS, arXiv 2011.04212).
+
+    Args:
+        bits: 2 to 8.
+        calibration: how a batch proposes alpha. ``max``: mean over images of max|x|, averaged over the batches.
+            ``mse``: the alpha with the least squared error, averaged over the batches. ``official``: as ``max``, but
+            the last batch alone counts and nothing is clamped while calibrating.
+    """
+
+    CALIBRATIONS = ("max", "mse", "official")
+
+    def __init__(self, bits: int, *, calibration: str = "max") -> None:
+        super().__init__(bits)
+        self.calibration = _choice("calibration", calibration, self.CALIBRATIONS)
+        self.alpha = nn.Parameter(torch.full((1,), INITIAL_BOUND))
+        self.statistic = statistics.RunningMean(1)
+
+    @torch.no_grad()
+    def observe(self, x: torch.Tensor) -> None:
+        statistics.check_finite(x)
+        if self.calibration == "official":
+            self.statistic.count.zero_()
+        if self.calibration == "mse":
+            self.statistic.update(statistics.reconstruction_bound(x, self.bits))
+        else:
+            self.statistic.update(statistics.mean_sample_maximum(x))
+
+    @torch.no_grad()
+    def set_bounds_from_statistics(self) -> None:
+        if self.statistic.count:
+            self.alpha.copy_(self.statistic.mean.clamp(min=MIN_WIDTH))
+
+    @torch.no_grad()
+    def keep_bounds_legal(self) -> None:
+        self.alpha.clamp_(min=MIN_WIDTH)
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        clamp = not (self.training and self.mode == "calibrate" and self.calibration == "official")
+        return pams_quantize(x, self.alpha, self.bits, clamp=clamp)
+
+    def bounds(self) -> list[nn.Parameter]:
+        return [self.alpha]
+
+    def grid(self) -> IntegerGrid:
+        n = symmetric_maximum(self.bits)
+        return IntegerGrid(float(self.alpha.detach().clamp(min=MIN_WIDTH) / n), -n, n, self.bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, alpha={self.alpha.item():.4g}"
+
+
+class DDTBActivation(ActivationQuantizer):
+    """Quantizer with a trainable lower and upper bound and, optionally, a gate (DDTB, arXiv 2203.03844).
+
+    Args:
+        bits: 2 to 8.
+        calibration: ``percentile`` starts the bounds at the percentiles of the observed activations; ``official`` does
+            so at 2 bits only, from the last batch, and leaves them at +-10 at other widths.
+        percentile: M of that start; the lower bound takes 100 - M.
+        limit_levels: see ``ddtb_quantize``.
+    """
+
+    CALIBRATIONS = ("percentile", "official")
+    gate_is_applied: torch.Tensor
+
+    def __init__(
+        self, bits: int, *, calibration: str = "percentile", percentile: float = 99.0, limit_levels: bool = True
+    ) -> None:
+        super().__init__(bits)
+        self.calibration = _choice("calibration", calibration, self.CALIBRATIONS)
+        self.percentile = percentile
+        self.limit_levels = limit_levels
+        self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))
+        self.lower = nn.Parameter(torch.full((1,), -INITIAL_BOUND))
+        self.statistic = statistics.RunningMean(2)
+        self.intensity = statistics.IntensityRecorder()
+        self.gate: Gate | None = None
+        self.gate_logits: torch.Tensor | None = None
+        self._gate_applied = False  # a plain bool, so that forward needs no device synchronisation
+        self.register_buffer("gate_is_applied", torch.tensor(False))
+
+    def add_gate(self, gate: Gate) -> None:
+        """Give this quantizer a gate; until ``apply_gate(True)`` its logits are computed but not used."""
+        self.gate = gate.to(self.upper.device)
+
+    def apply_gate(self, applied: bool) -> None:
+        """Let the gate scale the bounds, or stop it. The choice is part of the state dict."""
+        if applied and self.gate is None:
+            raise QuantizationError("this quantizer has no gate to apply; call add_gate first")
+        self._gate_applied = applied
+        self.gate_is_applied.fill_(applied)
+
+    @torch.no_grad()
+    def observe(self, x: torch.Tensor) -> None:
+        statistics.check_finite(x)
+        self.intensity.update(*torch.aminmax(x.detach()))
+        if self.calibration == "official":
+            self.statistic.count.zero_()
+        self.statistic.update(statistics.sampled_percentiles(x, self.percentile))
+
+    @torch.no_grad()
+    def set_bounds_from_statistics(self) -> None:
+        if self.statistic.count and (self.calibration == "percentile" or self.bits == 2):
+            lower, upper = self.statistic.mean
+            self.lower.fill_(lower)
+            self.upper.fill_(upper)
+            self.keep_bounds_legal()
+
+    @torch.no_grad()
+    def keep_bounds_legal(self) -> None:
+        self.upper.copy_(torch.maximum(self.upper, self.lower + MIN_WIDTH))
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        lower, upper = self.lower, self.upper
+        self.gate_logits = None
+        if self.gate is not None:
+            self.gate_logits = self.gate(x)
+            if self._gate_applied:
+                factors = bound_factors(self.gate_logits).view(-1, 2, 1, 1, 1)
+                upper, lower = factors[:, 0] * upper, factors[:, 1] * lower
+        return ddtb_quantize(x, lower, upper, self.bits, limit_levels=self.limit_levels)
+
+    def bounds(self) -> list[nn.Parameter]:
+        return [self.lower, self.upper]
+
+    def grid(self) -> IntegerGrid:
+        """Return the grid of the static bounds; with an applied gate each image has its own and this is refused."""
+        if self._gate_applied:
+            raise QuantizationError("a gated quantizer has one grid per image, no constant one; see the unit-scale form")
+        step, low, high = ddtb_codes(self.lower.detach(), self.upper.detach(), self.bits, limit_levels=self.limit_levels)
+        return IntegerGrid(float(step), int(low), int(high), self.bits)
+
+    def extra_repr(self) -> str:
+        gate = "" if self.gate is None else f", gate_applied={self._gate_applied}"
+        return f"bits={self.bits}, lower={self.lower.item():.4g}, upper={self.upper.item():.4g}{gate}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the last batch's logits out of copies and pickles: they belong to a graph."""
+        return {**self.__dict__, "gate_logits": None}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._gate_applied = bool(self.gate_is_applied)
+
+
+def _choice(name: str, given: str, allowed: tuple[str, ...]) -> str:
+    if given not in allowed:
+        raise QuantizationError(
+            f"{name}: {given!r} is not known; give one of {', '.join(allowed)}{did_you_mean(given, allowed)}"
+        )
+    return given

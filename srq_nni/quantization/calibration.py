@@ -1,0 +1,141 @@
+"""Calibration: statistics of activations, kept in buffers of fixed shape, and what they decide.
+
+All running statistics live in tensors that are updated in place, so that state dicts keep their shapes and a resumed
+run continues where it stopped. With torch.distributed they are averaged over the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import distributed, nn
+
+from srq_nni.errors import QuantizationError
+from srq_nni.quantization.fake_quantize import pams_quantize, percentile_bounds
+
+SUBSAMPLE = 2**18  # percentiles and error searches look at no more elements than this
+SEARCH_STEPS = 40  # candidates of the reconstruction-error search
+
+
+class RunningMean(nn.Module):
+    """Mean of the vectors given so far (float64 inside), equal on all ranks.
+
+    Args:
+        size: length of the vector.
+    """
+
+    mean: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, size: int = 1) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, value: torch.Tensor) -> None:
+        """Add one vector (detached, averaged over ranks)."""
+        self.count += 1
+        self.mean += (mean_over_ranks(value.detach().to(self.mean)) - self.mean) / self.count
+
+
+class IntensityRecorder(nn.Module):
+    """Population variance, over batches, of the largest and the smallest activation (DDTB's dynamic intensity)."""
+
+    mean: torch.Tensor
+    squares: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, smallest: torch.Tensor, largest: torch.Tensor) -> None:
+        """Add the extremes of one batch (0-d tensors; the extremes over all ranks count)."""
+        extremes = torch.stack([-smallest, largest]).to(self.mean)
+        if _distributed():
+            distributed.all_reduce(extremes, distributed.ReduceOp.MAX)
+        self.count += 1
+        delta = extremes - self.mean
+        self.mean += delta / self.count
+        self.squares += delta * (extremes - self.mean)
+
+    @property
+    def intensity(self) -> float:
+        """Var_b(max) + Var_b(min), in squared units of the activation; 0 before the first batch."""
+        return float(self.squares.sum() / self.count.clamp(min=1))
+
+
+def dynamic_intensity(largest: Sequence[float], smallest: Sequence[float]) -> float:
+    """Return Var(largest) + Var(smallest) over batches, with population variances (DDTB, section 2.5)."""
+    recorder = IntensityRecorder()
+    for low, high in zip(smallest, largest, strict=True):
+        recorder.update(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64))
+    return recorder.intensity
+
+
+def choose_dynamic_layers(intensity: Mapping[str, float], ratio: float) -> list[str]:
+    """Return the names of the ``int(len(intensity) * ratio)`` layers with the greatest intensity, greatest first.
+
+    Raises:
+        QuantizationError: if ``ratio`` is not in [0, 1].
+    """
+    if not 0.0 <= ratio <= 1.0:
+        raise QuantizationError(f"dynamic ratio: {ratio!r} is not allowed; give a number from 0 to 1")
+    ranked = sorted(intensity, key=lambda name: -intensity[name])
+    return ranked[: int(len(ranked) * ratio)]
+
+
+def check_finite(x: torch.Tensor) -> None:
+    """Raise a QuantizationError for an empty tensor or one with NaN or infinity, which would spoil a statistic."""
+    if x.numel() == 0:
+        raise QuantizationError("an empty activation cannot be calibrated on; give images with at least one pixel")
+    if not torch.isfinite(x).all():
+        raise QuantizationError(
+            "calibration met NaN or infinity in an activation; check the network's weights and the input images"
+        )
+
+
+def mean_sample_maximum(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean over samples (axis 0) of max|x| over the other axes, as a (1,) tensor (PAMS, section 1.2)."""
+    return x.detach().abs().flatten(1).amax(dim=1).mean().reshape(1)
+
+
+def reconstruction_bound(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return, as a (1,) tensor, the alpha that minimises the mean squared error of ``pams_quantize`` on ``x``.
+
+    The candidates are ``SEARCH_STEPS`` equal fractions of max|x|.
+    """
+    flat = subsample(x.detach())
+    largest = flat.abs().amax()
+    candidates = [largest * step / SEARCH_STEPS for step in range(1, SEARCH_STEPS + 1)]
+    errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).square().mean() for alpha in candidates])
+    return candidates[int(errors.argmin())].reshape(1)
+
+
+def sampled_percentiles(x: torch.Tensor, percentile: float) -> torch.Tensor:
+    """Return (lower, upper) percentiles of ``x`` as a (2,) tensor; beyond ``SUBSAMPLE`` elements of a regular sample."""
+    return torch.stack(percentile_bounds(subsample(x.detach()), percentile))
+
+
+def subsample(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` flattened, thinned regularly to at most ``SUBSAMPLE`` elements."""
+    flat = x.flatten()
+    return flat[:: -(-flat.numel() // SUBSAMPLE)] if flat.numel() > SUBSAMPLE else flat
+
+
+def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Average ``value`` over the ranks of torch.distributed, if it is in use."""
+    if not _distributed():
+        return value
+    value = value.clone()
+    distributed.all_reduce(value)
+    return value / distributed.get_world_size()
+
+
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

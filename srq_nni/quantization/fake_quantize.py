@@ -1,0 +1,264 @@
+"""Fake quantization: the formulas of both papers as differentiable functions of plain tensors.
+
+Everything rests on one rule, ``y = step * clamp(round(x / step), minimum, maximum)`` with the straight-through
+estimator for ``round`` (half to even). PAMS has step = alpha / n and codes -n..n, n = 2^(k-1) - 1; DDTB has
+step = (upper - lower) / n, n = 2^k - 1, and codes from round(lower / step). ``float16`` and ``bfloat16`` inputs are
+computed in ``float32`` and returned in their own dtype. NaN stays NaN; infinities clamp to the bounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from srq_nni.errors import QuantizationError
+from srq_nni.quantization.grid import FLOAT_BITS, check_bits, step_count, symmetric_maximum
+
+MIN_WIDTH = 1e-5  # smallest upper - lower; below it a bound counts as degenerate
+WEIGHT_EPSILON = 1e-8  # PAMS adds it to max|w|, so that an all-zero weight stays finite
+
+
+def pams_quantize(
+    x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, clamp: bool = True
+) -> torch.Tensor:
+    """Quantize activations symmetrically with a trainable maximum (PAMS, arXiv 2011.04212).
+
+    ``y = round(clamp(x, -alpha, alpha) n / alpha) alpha / n`` with n = 2^(k-1) - 1, that is 2n + 1 levels.
+    Gradients: dy/dx = 1 inside, 0 outside; dy/dalpha = sign(x) outside, round(x n / alpha) / n - x / alpha inside.
+
+    Args:
+        x: floating tensor of any shape, in the unit of ``alpha`` (grey levels for networks scaled to 255).
+        alpha: positive scalar or tensor that broadcasts to ``x``; values below ``MIN_WIDTH`` count as ``MIN_WIDTH``.
+        bits: 2 to 8, or 32 to return ``x``.
+        clamp: False leaves ``x`` and its codes unlimited, as the released code does while it calibrates; the
+            gradients of the inside then hold everywhere.
+
+    Returns:
+        Tensor of the shape, dtype and memory format of ``x``.
+
+    Raises:
+        QuantizationError: for another bit width or a tensor that is not floating point.
+    """
+    _check(x, bits)
+    if bits == FLOAT_BITS:
+        return x
+    n = symmetric_maximum(bits)
+    upper = _floor(_bound(alpha, x), MIN_WIDTH)
+    if not clamp:
+        codes = _computable(x) * n / upper
+        return (_StraightThrough.apply(codes, codes.detach().round(), None) * upper / n).to(x.dtype)
+    return _FakeQuantize.apply(x, None, upper, 2 * n, n)
+
+
+def ddtb_quantize(
+    x: torch.Tensor, lower: torch.Tensor | float, upper: torch.Tensor | float, bits: int, *, limit_levels: bool = True
+) -> torch.Tensor:
+    """Quantize activations between two trainable bounds on a grid anchored at 0 (DDTB, arXiv 2203.03844).
+
+    ``y = step round(clamp(x, lower, upper) / step)`` with step = (upper - lower) / (2^k - 1). Zero is a level and the
+    bounds need not be. Gradients, with r = (code - clamp(x) / step) / (2^k - 1): dy/dx = 1 inside, 0 outside;
+    dy/dupper = [x > upper] + r; dy/dlower = [x < lower] - r.
+
+    Args:
+        x: floating tensor of any shape.
+        lower, upper: scalars, or tensors of shape (N, 1, 1, 1) for bounds per image; an ``upper`` closer than
+            ``MIN_WIDTH`` to ``lower`` counts as ``lower + MIN_WIDTH``.
+        bits: 2 to 8, or 32 to return ``x``.
+        limit_levels: clamp the codes to 2^k levels. The released code does not and has 2^k + 1 levels when
+            ``upper == -lower``; pass False to repeat its numbers.
+
+    Returns:
+        Tensor of the shape, dtype and memory format of ``x``.
+
+    Raises:
+        QuantizationError: for another bit width or a tensor that is not floating point.
+    """
+    _check(x, bits)
+    if bits == FLOAT_BITS:
+        return x
+    n = step_count(bits)
+    lower, upper = torch.broadcast_tensors(_bound(lower, x), _bound(upper, x))
+    return _FakeQuantize.apply(x, lower, upper, n, n if limit_levels else None)
+
+
+def quantize_weight_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Quantize a weight per tensor to ``round(w n / m) m / n``, m = max|w| + 1e-8 without gradient (PAMS).
+
+    The gradient with respect to ``weight`` is 1 everywhere. Arguments and errors as in ``pams_quantize``.
+    """
+    _check(weight, bits)
+    if bits == FLOAT_BITS:
+        return weight
+    n = symmetric_maximum(bits)
+    w = _computable(weight.detach())
+    step = weight_step_max_abs(w, bits)
+    quantized = torch.div(w, step).round_().clamp_(-n, n).mul_(step)
+    return _StraightThrough.apply(weight, quantized.to(weight.dtype), None)
+
+
+def quantize_weight_percentile(
+    weight: torch.Tensor, bits: int, percentile: float = 99.0, *, limit_levels: bool = True
+) -> torch.Tensor:
+    """Quantize a weight per tensor between its own percentiles on the DDTB grid.
+
+    The bounds are the ``percentile``-th and (100 - ``percentile``)-th percentiles, without gradient; the gradient with
+    respect to ``weight`` is 1 inside and 0 outside them. 100.0 means minimum and maximum, gradient 1 everywhere
+    (RDN in the released code). Other arguments and errors as in ``ddtb_quantize``.
+    """
+    _check(weight, bits)
+    if bits == FLOAT_BITS:
+        return weight
+    w = _computable(weight.detach())
+    lower, upper = percentile_bounds(w, percentile)
+    step, code_lower, code_upper = ddtb_codes(lower, upper, bits, limit_levels=limit_levels)
+    quantized = torch.div(w, step).round_().clamp_(code_lower, code_upper).mul_(step)
+    inside = None if percentile == 100.0 else (w >= lower) & (w <= upper)
+    return _StraightThrough.apply(weight, quantized.to(weight.dtype), inside)
+
+
+def weight_step_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the step (0-d) of ``quantize_weight_max_abs``."""
+    largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
+    limit = torch.finfo(weight.dtype).max
+    return (largest + WEIGHT_EPSILON).clamp(max=limit) / symmetric_maximum(bits)
+
+
+def percentile_bounds(x: torch.Tensor, percentile: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the (100 - M)-th and M-th percentile of all elements of ``x`` as 0-d tensors, interpolated linearly.
+
+    Raises:
+        QuantizationError: if M is not in (50, 100] or ``x`` is empty.
+    """
+    if not 50.0 < percentile <= 100.0:
+        raise QuantizationError(f"percentile: {percentile!r} is not allowed; give a number above 50, up to 100")
+    if x.numel() == 0:
+        raise QuantizationError("percentile of an empty tensor is not defined; give at least one element")
+    flat = x.detach().flatten()
+    if percentile == 100.0:
+        lower, upper = torch.aminmax(flat)
+        return lower, upper
+    return _order_statistic(flat, 100.0 - percentile), _order_statistic(flat, percentile)
+
+
+def _order_statistic(flat: torch.Tensor, percentile: float) -> torch.Tensor:
+    """Return one linearly interpolated percentile of a 1-d tensor, without sorting all of it."""
+    position = percentile / 100.0 * (flat.numel() - 1)
+    below = int(position)
+    low = flat.kthvalue(below + 1).values
+    if position == below:
+        return low
+    high = flat.kthvalue(below + 2).values
+    return low + (high - low) * (position - below)
+
+
+def ddtb_codes(
+    lower: torch.Tensor, upper: torch.Tensor, bits: int, *, limit_levels: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return step, smallest and largest code of the DDTB grid of these bounds (tensors of their shape)."""
+    n = step_count(bits)
+    return _codes(lower, upper, n, n if limit_levels else None)
+
+
+def _codes(
+    lower: torch.Tensor, upper: torch.Tensor, steps: int, most_steps: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    step = _width(lower, upper) / steps
+    code_lower = torch.round(lower / step)
+    code_upper = torch.maximum(torch.round(upper / step), code_lower)
+    if most_steps is not None:
+        code_upper = torch.minimum(code_upper, code_lower + most_steps)
+    return step, code_lower, code_upper
+
+
+def _width(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+    return (upper - lower).clamp(min=MIN_WIDTH)
+
+
+def _check(x: torch.Tensor, bits: int) -> None:
+    check_bits(bits, allow_float=True)
+    if not x.is_floating_point():
+        raise QuantizationError(f"a tensor of dtype {x.dtype} cannot be quantized; give a floating point tensor")
+
+
+def _computable(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` in the dtype the arithmetic runs in: itself, or float32 for half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _bound(bound: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
+    """Return a bound as a finite tensor on the device and in the arithmetic dtype of ``x``."""
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    tensor = torch.as_tensor(bound, device=x.device).to(dtype)
+    limit = torch.finfo(dtype).max / 4  # upper - lower must not overflow
+    tensor = tensor.clamp(-limit, limit)
+    return tensor.reshape(()) if tensor.numel() == 1 else tensor
+
+
+def _floor(bound: torch.Tensor, minimum: float) -> torch.Tensor:
+    """Clamp from below, but let the gradient through, so that training can lift the bound again."""
+    return _StraightThrough.apply(bound, bound.detach().clamp(min=minimum), None)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Return ``value`` in the forward pass; in the backward pass give the gradient to ``x`` where ``mask`` is set."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        ctx.mask = mask
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return (grad if ctx.mask is None else grad * ctx.mask), None, None
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Both activation quantizers, with the closed-form gradients of the bounds.
+
+    ``lower=None`` means ``-upper``: its share of the gradient then goes to ``upper`` (PAMS).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, lower: torch.Tensor | None, upper: torch.Tensor, steps: int, most_codes: int | None
+    ) -> torch.Tensor:
+        wide = _computable(x)
+        if lower is None:
+            step: torch.Tensor = upper / (steps // 2)
+            y = torch.div(wide, step).round_().clamp_(-(steps // 2), steps // 2).mul_(step)
+        else:
+            step, code_lower, code_upper = _codes(lower, upper, steps, most_codes)
+            y = torch.div(wide, step).round_().clamp_(code_lower, code_upper).mul_(step)
+        y = y.to(x.dtype)
+        ctx.save_for_backward(x, y, lower, upper)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, y, lower, upper = ctx.saved_tensors
+        wide, wide_grad = _computable(x), _computable(grad)
+        clamped = wide.clamp(-upper if lower is None else lower, upper)
+        side = torch.sub(wide, clamped).sign_()  # -1 below, 0 inside, 1 above
+        grad_x = grad * (side == 0) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:3]):
+            return grad_x, None, None, None, None
+        error = torch.sub(y, clamped, out=clamped) if y.dtype == clamped.dtype else y - clamped
+        signed = _inner(wide_grad, side, upper)
+        rounding = _inner(wide_grad, error, upper)
+        if lower is None:
+            return grad_x, None, signed + rounding / upper, None, None
+        rounding = rounding / _width(lower, upper)
+        outside = _inner(wide_grad, side.abs_(), upper)
+        grad_lower = (outside - signed) / 2 - rounding
+        return grad_x, grad_lower, (outside + signed) / 2 + rounding, None, None
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Sum ``a * b`` over all axes along which ``like`` is broadcast."""
+    if like.numel() == 1 and a.is_contiguous() and b.is_contiguous():
+        return torch.dot(a.view(-1), b.view(-1)).view(like.shape)
+    return (a * b).sum_to_size(like.shape)

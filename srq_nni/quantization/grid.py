@@ -1,0 +1,92 @@
+"""The integer grid of a tensor: the one place that knows bit arithmetic.
+
+A quantizer means ``value = scale * code`` with integer codes in ``[minimum, maximum]``; the zero point is 0 because
+both PAMS and DDTB anchor their grid at zero. Training simulates the grid, export writes it, reports print it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from srq_nni.errors import QuantizationError
+
+MIN_BITS, MAX_BITS = 2, 8
+FLOAT_BITS = 32  # "not quantized", as both papers write it
+
+
+def check_bits(bits: int, *, allow_float: bool = False, name: str = "bits") -> int:
+    """Return ``bits`` if it is an integer from 2 to 8 (or 32 where ``allow_float``).
+
+    Raises:
+        QuantizationError: for every other value or type.
+    """
+    whole = isinstance(bits, int) and not isinstance(bits, bool)
+    if whole and (MIN_BITS <= bits <= MAX_BITS or (allow_float and bits == FLOAT_BITS)):
+        return bits
+    floating = f", or {FLOAT_BITS} for floating point" if allow_float else ""
+    raise QuantizationError(
+        f"{name}: {bits!r} is not a bit width that can be quantized to; "
+        f"give an integer from {MIN_BITS} to {MAX_BITS}{floating}"
+    )
+
+
+def symmetric_maximum(bits: int) -> int:
+    """Return n = 2^(k-1) - 1, the largest code of a symmetric signed grid (127, 7, 3, 1 for 8, 4, 3, 2 bits)."""
+    return 2 ** (bits - 1) - 1
+
+
+def step_count(bits: int) -> int:
+    """Return n = 2^k - 1, the number of steps between the bounds of a DDTB grid."""
+    return 2**bits - 1
+
+
+@dataclass(frozen=True)
+class IntegerGrid:
+    """``value = scale * (code - zero_point)`` for integer codes in ``[minimum, maximum]``.
+
+    Attributes:
+        scale: positive step between two neighbouring values, in the unit of the tensor.
+        minimum, maximum: smallest and largest code.
+        zero_point: code of the value 0.
+        bits: width that was asked for.
+    """
+
+    scale: float
+    minimum: int
+    maximum: int
+    bits: int
+    zero_point: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and self.scale != float("inf")):
+            raise QuantizationError(f"scale: {self.scale!r} is not allowed; give a positive finite number")
+        if not self.minimum <= self.zero_point <= self.maximum:
+            raise QuantizationError(
+                f"codes from {self.minimum} to {self.maximum} leave out the zero point {self.zero_point}; "
+                "give bounds with lower <= 0 <= upper"
+            )
+
+    @property
+    def levels(self) -> int:
+        """Number of different values, at most 2^bits."""
+        return self.maximum - self.minimum + 1
+
+    @property
+    def fits_int8(self) -> bool:
+        """Whether all codes fit a signed byte without a zero point."""
+        return self.minimum >= -128 and self.maximum <= 127
+
+    @property
+    def largest_magnitude(self) -> int:
+        """max |code|, the factor of the exactness certificate."""
+        return max(abs(self.minimum), abs(self.maximum))
+
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the codes of ``x`` (any shape) as integers held in the dtype of ``x``."""
+        return torch.div(x, self.scale).round_().clamp_(self.minimum, self.maximum)
+
+    def values(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return ``scale * code`` for each code."""
+        return codes * self.scale

@@ -1,0 +1,54 @@
+"""The registry of quantization methods: name -> what sits on activations and on weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from srq_nni.errors import QuantizationError, did_you_mean
+from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
+
+
+@dataclass(frozen=True)
+class Method:
+    """One published quantizer.
+
+    Attributes:
+        name: key in YAML files and config_lists.
+        activation: ``activation(bits, **options)`` makes the quantizer of an activation.
+        weight: ``weight(bits, **options)`` makes the quantizer of a weight.
+        activation_options, weight_options: allowed options with their defaults.
+    """
+
+    name: str
+    activation: Callable[..., ActivationQuantizer]
+    weight: Callable[..., WeightQuantizer]
+    activation_options: Mapping[str, Any] = field(default_factory=dict)
+    weight_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "pams": Method("pams", PAMSActivation, PAMSWeight, {"calibration": "max"}),
+    "ddtb": Method(
+        "ddtb",
+        DDTBActivation,
+        DDTBWeight,
+        {"calibration": "percentile", "percentile": 99.0, "limit_levels": True},
+        {"percentile": 99.0, "limit_levels": True},
+    ),
+}
+
+
+def get_method(name: str) -> Method:
+    """Return the method called ``name``.
+
+    Raises:
+        QuantizationError: for an unknown name, with the nearest right one.
+    """
+    if name not in METHODS:
+        raise QuantizationError(
+            f"quantizer: {name!r} is not known; give one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}"
+        )
+    return METHODS[name]

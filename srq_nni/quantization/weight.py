@@ -1,0 +1,63 @@
+"""Weight quantizers as modules: no state of their own, the statistics of the weight are taken at every forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from srq_nni.quantization.fake_quantize import (
+    ddtb_codes,
+    percentile_bounds,
+    quantize_weight_max_abs,
+    quantize_weight_percentile,
+    weight_step_max_abs,
+)
+from srq_nni.quantization.grid import IntegerGrid, check_bits, symmetric_maximum
+
+
+class WeightQuantizer(nn.Module):
+    """Return a weight on the grid of its own statistics, with the straight-through gradient."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = check_bits(bits)
+
+    def grid(self, weight: torch.Tensor) -> IntegerGrid:
+        """Return the integer grid on which ``forward(weight)`` lies."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}"
+
+
+class PAMSWeight(WeightQuantizer):
+    """Per tensor, max-abs (PAMS). Argument: ``bits``, 2 to 8."""
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight`` (any shape) quantized by ``quantize_weight_max_abs``."""
+        return quantize_weight_max_abs(weight, self.bits)
+
+    def grid(self, weight: torch.Tensor) -> IntegerGrid:
+        n = symmetric_maximum(self.bits)
+        return IntegerGrid(float(weight_step_max_abs(weight.detach(), self.bits)), -n, n, self.bits)
+
+
+class DDTBWeight(WeightQuantizer):
+    """Per tensor, between percentiles (DDTB); ``percentile=100.0`` is minimum and maximum, as for RDN."""
+
+    def __init__(self, bits: int, *, percentile: float = 99.0, limit_levels: bool = True) -> None:
+        super().__init__(bits)
+        self.percentile = percentile
+        self.limit_levels = limit_levels
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight`` (any shape) quantized by ``quantize_weight_percentile``."""
+        return quantize_weight_percentile(weight, self.bits, self.percentile, limit_levels=self.limit_levels)
+
+    def grid(self, weight: torch.Tensor) -> IntegerGrid:
+        lower, upper = percentile_bounds(weight.detach(), self.percentile)
+        step, low, high = ddtb_codes(lower, upper, self.bits, limit_levels=self.limit_levels)
+        return IntegerGrid(float(step), int(low), int(high), self.bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, percentile={self.percentile}"
