@@ -1,0 +1,5 @@
+"""``python -m srq_nni`` is ``srq``."""
+
+from srq_nni.cli.main import main
+
+main()

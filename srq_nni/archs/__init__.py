@@ -1,0 +1,5 @@
+"""Networks for BasicSR's registry: importing this package registers them, as BasicSR does with its own."""
+
+from srq_nni.archs import quantized_arch, rdn_arch, srresnet_arch
+
+__all__ = ["quantized_arch", "rdn_arch", "srresnet_arch"]

@@ -1,0 +1,92 @@
+"""Any registered network with quantizers inside, as one more entry of BasicSR's registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from basicsr.archs.arch_util import ResidualBlockNoBN
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from srq_nni.compression.config import QuantizationOptions, options_from, quantization_sites, sites_config_list
+from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.quantization.layers import attach_quantizer
+from srq_nni.quantization.methods import get_method
+
+
+class SitedResidualBlockNoBN(ResidualBlockNoBN):
+    """BasicSR's residual block with two named places for quantizers: ``shortcut`` and (scaled) ``branch``.
+
+    The parameter names stay those of the float block.
+    """
+
+    def __init__(self, num_feat: int = 64, res_scale: float = 1, pytorch_init: bool = False) -> None:
+        super().__init__(num_feat, res_scale, pytorch_init)
+        self.shortcut = nn.Identity()
+        self.branch = nn.Identity()
+
+    @classmethod
+    def from_block(cls, block: ResidualBlockNoBN) -> SitedResidualBlockNoBN:
+        """Return a block with sites that shares the convolutions of ``block``."""
+        sited = cls.__new__(cls)
+        sited.__dict__.update(block.__dict__)
+        sited._modules = dict(block._modules)
+        sited.shortcut = nn.Identity()
+        sited.branch = nn.Identity()
+        return sited
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv2(self.relu(self.conv1(x)))
+        return self.shortcut(x) + self.branch(out * self.res_scale)
+
+
+def build_float(network: Mapping[str, Any]) -> nn.Module:
+    """Build a registered network from its ``network_g`` block.
+
+    Unlike BasicSR's ``build_network`` it does not touch the root logger, which a pipeline must set up first.
+
+    Raises:
+        OptionError: for an unknown type or arguments that do not fit it.
+    """
+    arguments = dict(network)
+    name = arguments.pop("type", None)
+    if name not in ARCH_REGISTRY:
+        known = [known for known, _ in ARCH_REGISTRY]
+        raise OptionError(
+            f"network_g: type {name!r} is not known; give a registered network{did_you_mean(name, known)}"
+        )
+    try:
+        return ARCH_REGISTRY.get(name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"network_g: {error}; give the arguments of {name}") from None
+
+
+def expose_sites(model: nn.Module) -> nn.Module:
+    """Replace, in place, each ResidualBlockNoBN by the same block with named quantizer sites; return ``model``."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is ResidualBlockNoBN:
+                setattr(module, name, SitedResidualBlockNoBN.from_block(child))
+    return model
+
+
+def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Module:
+    """Insert the quantizers that ``options`` asks for into ``model``, in place, and return it.
+
+    Raises:
+        SRQError: if a pattern, a target or a bit width does not fit; the message names the entry.
+    """
+    expose_sites(model)
+    method = get_method(options.quantizer)
+    for site in quantization_sites(model, sites_config_list(model, options), method.name):
+        maker = method.weight if site.target == "weight" else method.activation
+        attach_quantizer(model, site.module, site.target, maker(site.bits, **site.options))
+    return model
+
+
+@ARCH_REGISTRY.register()
+def QuantizedNetwork(base: Mapping[str, Any], quantization: Mapping[str, Any]) -> nn.Module:  # noqa: N802
+    """Build the network ``base`` (a ``network_g`` block) and insert the quantizers of a ``quantization`` block."""
+    return insert_quantizers(build_float(base), options_from(quantization))

@@ -1,0 +1,190 @@
+"""Checkpoints that say what they are, and the strict loading of float and quantized weights.
+
+A file is ``{"params": .., "params_ema": .., "srq": metadata}``: BasicSR reads the first two as ever, the third makes
+the file enough to rebuild the network. Files are read with ``weights_only`` and written atomically.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from srq_nni.errors import CheckpointError, did_you_mean, listing
+from srq_nni.quantization.layers import CHILD_NAMES
+
+FORMAT_VERSION = 1
+METADATA_KEY = "srq"
+QUANTIZER_NAMES = frozenset(CHILD_NAMES.values())
+
+
+def metadata_of(network: Mapping[str, Any], quantization: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a checkpoint: format version, ``network_g`` block and ``quantization`` block."""
+    return {"format": FORMAT_VERSION, "network": _plain(network), "quantization": _plain(quantization)}
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the dictionary stored in ``path``, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, is not a checkpoint, or has a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = [item.name for item in path.parent.glob("*.pt*")] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, siblings)
+        raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .pth file{near}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"checkpoint '{path}' cannot be read ({reason[:120]}); give a file of tensors written by torch.save"
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint '{path}' holds a {type(content).__name__}; give a file with a state dict")
+    version = content.get(METADATA_KEY, {}).get("format", FORMAT_VERSION)
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"checkpoint '{path}' has format {version} and this version reads up to {FORMAT_VERSION}; update srq-nni"
+        )
+    return content
+
+
+def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str], param_key: str | None) -> dict[str, Any]:
+    """Return the state dict below ``param_key`` (``params_ema`` falls back to ``params``, a flat file is itself)."""
+    if param_key is not None and "params" not in content and "params_ema" not in content:
+        param_key = None
+    if param_key == "params_ema" and param_key not in content:
+        param_key = "params"
+    if param_key is not None and param_key not in content:
+        keys = [key for key in content if key != METADATA_KEY]
+        raise CheckpointError(f"checkpoint '{path}' has no '{param_key}'; allowed are {listing(keys)}")
+    state = content if param_key is None else content[param_key]
+    return {key.removeprefix("module."): value for key, value in state.items() if key != METADATA_KEY}
+
+
+def is_quantizer_key(key: str) -> bool:
+    """Whether a state-dict key belongs to a quantizer and not to the float network."""
+    return not QUANTIZER_NAMES.isdisjoint(key.split("."))
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    param_key: str | None = "params",
+    quantization: Mapping[str, Any] | None = None,
+) -> bool:
+    """Load a float or a quantized checkpoint into ``model``, accounting for every key.
+
+    A float file must hold exactly the network's float parameters; the quantizers keep their start. A quantized file
+    must hold everything, and must have been made with the same quantizer, bits and wiring.
+
+    Args:
+        model: the network, with or without quantizers.
+        path: checkpoint file.
+        param_key: ``params`` or ``params_ema``.
+        quantization: the ``quantization`` block of ``model``, compared with the file's.
+
+    Returns:
+        Whether the file was a quantized checkpoint.
+
+    Raises:
+        CheckpointError: if anything does not fit; ``model`` is unchanged then.
+    """
+    content = read(path)
+    state = state_dict_of(content, path, param_key)
+    quantized = any(is_quantizer_key(key) for key in state)
+    own = model.state_dict()
+    if quantized and quantization is not None:
+        _compare_quantization(path, content.get(METADATA_KEY, {}).get("quantization", {}), quantization)
+    expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
+    _compare_keys(path, expected, state)
+    try:
+        model.load_state_dict({**own, **state})
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit the network: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return quantized
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """Return the quantized network of a checkpoint, as it was trained, in eval mode on the CPU.
+
+    Averaged weights (``params_ema``) are taken where the file has them.
+
+    Raises:
+        CheckpointError: if the file is missing or broken, or was not written by srq-nni.
+    """
+    from srq_nni.archs.quantized_arch import QuantizedNetwork
+
+    content = read(path)
+    if METADATA_KEY not in content:
+        raise CheckpointError(
+            f"checkpoint '{path}' does not say which network it is; give one trained with model_type QuantSRModel"
+        )
+    metadata = content[METADATA_KEY]
+    model = QuantizedNetwork(metadata["network"], metadata["quantization"])
+    load_weights(model, path, param_key="params_ema", quantization=metadata["quantization"])
+    return model.eval()
+
+
+def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a dictionary with ``torch.save``; a crash or a full disk leaves the old file as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _compare_quantization(path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key, fallback in (("quantizer", None), ("bits", None), ("wiring", "paper"), ("config_list", None)):
+        before, now = stored.get(key, fallback), wanted.get(key, fallback)
+        if before != now:
+            raise CheckpointError(
+                f"checkpoint '{path}' was made with {key}: {before} and the options say {key}: {now}; "
+                "make them equal, or start from the float checkpoint"
+            )
+
+
+def _compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    missing = [key for key in expected if key not in given]
+    unexpected = [key for key in given if key not in expected]
+    if missing or unexpected:
+        parts = [f"lacks {listing(missing, 3)}"] if missing else []
+        parts += [f"has {listing(unexpected, 3)} besides"] if unexpected else []
+        raise CheckpointError(
+            f"checkpoint '{path}' does not fit the network: it {' and '.join(parts)}; "
+            "give a checkpoint of the architecture in network_g"
+        )
+    for key, value in expected.items():
+        if given[key].shape != value.shape:
+            raise CheckpointError(
+                f"checkpoint '{path}' does not fit the network: {key} has shape {tuple(given[key].shape)} and the "
+                f"network {tuple(value.shape)}; give a checkpoint with the num_feat, num_block and upscale of network_g"
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as dicts, lists and scalars only, so that ``weights_only`` reads it back."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

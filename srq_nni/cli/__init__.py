@@ -1,0 +1,1 @@
+"""The ``srq`` command: thin commands over the library."""

@@ -1,0 +1,23 @@
+"""``srq export``: a trained checkpoint as an integer ONNX file for one engine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+ENGINES = ("openvino", "onnxruntime", "tensorrt")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Export as ``argv`` says and print what will run in integers."""
+    parser = argparse.ArgumentParser(prog="srq export", description=__doc__, allow_abbrev=False)
+    parser.add_argument("checkpoint", help="checkpoint of a QuantSRModel run")
+    parser.add_argument("-o", "--output", required=True, metavar="MODEL.onnx", help="file to write")
+    parser.add_argument("--engine", default="openvino", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    args = parser.parse_args(argv)
+
+    from srq_nni.speedup import export_onnx
+
+    sys.stdout.write(f"{export_onnx(args.checkpoint, args.output, engine=args.engine)}\n")

@@ -1,0 +1,43 @@
+"""What ``srq train`` and ``srq test`` share: arguments as BasicSR users know them, checks, then BasicSR's pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from srq_nni import compat
+
+
+def parser_for(command: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of ``srq train`` or ``srq test``: BasicSR's own flags."""
+    parser = argparse.ArgumentParser(prog=f"srq {command}", description=description, allow_abbrev=False)
+    parser.add_argument("-opt", required=True, metavar="FILE.yml", help="option file")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
+    parser.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")
+    parser.add_argument("--debug", action="store_true", help="short intervals, name 'debug_..', tracebacks")
+    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change option values")
+    return parser
+
+
+def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, is_train: bool) -> None:
+    """Check the options, then run BasicSR's ``pipeline`` with the current directory as root path.
+
+    Raises:
+        SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
+    """
+    from srq_nni.models.options import loader_with, read_options
+    from srq_nni.models.preflight import check_options
+
+    description = "Train" if is_train else "Test"
+    args = parser_for(command, f"{description} a network from a BasicSR option file.").parse_args(
+        compat.normalise_argv(argv)
+    )
+    check_options(read_options(args.opt, args.force_yml), is_train=is_train)
+    compat.patch_pipelines(loader_with(args.force_yml))
+    forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
+    forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug
+    sys.argv = [f"srq {command}", *forwarded]
+    pipeline(str(Path.cwd()))

@@ -1,0 +1,96 @@
+"""Where the published quantizers sit in each known architecture, as patterns over module names (methods.md, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.quantization.layers import INPUT, WEIGHT
+
+WIRINGS = ("paper", "deploy", "official")
+Entries = tuple[tuple[str, tuple[str, ...]], ...]
+BOTH = (INPUT, WEIGHT)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is known about one architecture.
+
+    Attributes:
+        wirings: wiring -> entries of (pattern over module names, targets).
+        feature: module whose input is the feature that SKT compares (the upsampler).
+        percentile: M of DDTB's activation bounds.
+        weight_percentile: M of DDTB's weights.
+        dynamic_ratio: share of activation quantizers that DDTB gives a gate.
+    """
+
+    wirings: Mapping[str, Entries]
+    feature: str
+    percentile: float
+    weight_percentile: float
+    dynamic_ratio: float
+
+
+_NO_BN_BLOCKS: Mapping[str, Entries] = {
+    "paper": ((r"body\.\d+\.conv[12]$", BOTH),),
+    "deploy": (
+        (r"body\.\d+$", (INPUT,)),
+        (r"body\.\d+\.conv1$", (WEIGHT,)),
+        (r"body\.\d+\.conv2$", BOTH),
+        (r"body\.\d+\.branch$", (INPUT,)),
+    ),
+    "official": (
+        (r"body\.\d+\.shortcut$", (INPUT,)),
+        (r"body\.\d+\.conv1$", (WEIGHT,)),
+        (r"body\.\d+\.conv2$", BOTH),
+        (r"body\.\d+\.branch$", (INPUT,)),
+    ),
+}
+_RDN_OFFICIAL: Entries = (
+    (r"RDBs\.\d+$", (INPUT,)),
+    (r"RDBs\.\d+\.convs\.(?!0$)\d+$", (INPUT,)),
+    (r"RDBs\.\d+\.convs\.\d+\.conv\.0$", (WEIGHT,)),
+    (r"RDBs\.\d+\.LFF$", BOTH),
+    (r"GFF\.0$", BOTH),
+)
+_RDN: Mapping[str, Entries] = {
+    "paper": ((r"RDBs\.\d+\.convs\.\d+\.conv\.0$", BOTH), (r"RDBs\.\d+\.LFF$", BOTH), (r"GFF\.[01]$", BOTH)),
+    "deploy": (*_RDN_OFFICIAL, (r"GFF\.1$", BOTH)),
+    "official": (*_RDN_OFFICIAL, (r"GFF\.1$", (WEIGHT,))),
+}
+_SRRESNET_PAPER: Entries = ((r"residual\.\d+\.conv[12]$", BOTH),)
+_SRRESNET: Mapping[str, Entries] = {
+    "paper": _SRRESNET_PAPER,
+    "deploy": (
+        (r"residual\.\d+$", (INPUT,)),
+        (r"residual\.\d+\.conv1$", (WEIGHT,)),
+        (r"residual\.\d+\.conv2$", BOTH),
+        (r"residual\.\d+\.in2$", ("_output_0",)),
+    ),
+    "official": _SRRESNET_PAPER,
+}
+
+PRESETS: dict[str, Preset] = {
+    "EDSR": Preset(_NO_BN_BLOCKS, "upsample", 99.0, 99.0, 0.3),
+    "MSRResNet": Preset(_NO_BN_BLOCKS, "upconv1", 99.0, 99.0, 0.3),
+    "RDN": Preset(_RDN, "UPNet", 95.0, 100.0, 0.5),
+    "SRResNet": Preset(_SRRESNET, "upscale", 99.0, 99.0, 0.1),
+}
+
+
+def find_preset(arch_or_model: str | nn.Module) -> Preset:
+    """Return the preset of an architecture name or network.
+
+    Raises:
+        OptionError: if there is none; the way out is a config_list.
+    """
+    name = arch_or_model if isinstance(arch_or_model, str) else type(arch_or_model).__name__
+    if name not in PRESETS:
+        raise OptionError(
+            f"network '{name}' has no preset; allowed are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}, "
+            "or write a config_list that names its modules"
+        )
+    return PRESETS[name]
