@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from srq_nni.errors import CheckpointError, did_you_mean, listing
-from srq_nni.quantization.layers import CHILD_NAMES
+from srq_nni.quantization.activation import DDTBActivation
+from srq_nni.quantization.gate import Gate
+from srq_nni.quantization.layers import CHILD_NAMES, activation_quantizers
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
@@ -35,21 +37,35 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, is not a checkpoint, or has a newer format.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         siblings = [item.name for item in path.parent.glob("*.pt*")] if path.parent.is_dir() else []
         near = did_you_mean(path.name, siblings)
         raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .pth file{near}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # what a damaged file makes torch.load raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"checkpoint '{path}' cannot be read ({reason[:120]}); give a file of tensors written by torch.save"
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"checkpoint '{path}' holds a {type(content).__name__}; give a file with a state dict")
-    version = content.get(METADATA_KEY, {}).get("format", FORMAT_VERSION)
+    metadata = content.get(METADATA_KEY, {"format": FORMAT_VERSION, "network": {}, "quantization": {}})
+    kinds = {"format": int, "network": dict, "quantization": dict}
+    if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key), kind) for key, kind in kinds.items()):
+        raise CheckpointError(f"checkpoint '{path}' has damaged metadata; give a file as it was written by srq-nni")
+    version = metadata["format"]
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"checkpoint '{path}' has format {version} and this version reads up to {FORMAT_VERSION}; update srq-nni"
@@ -67,7 +83,11 @@ def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str], para
         keys = [key for key in content if key != METADATA_KEY]
         raise CheckpointError(f"checkpoint '{path}' has no '{param_key}'; allowed are {listing(keys)}")
     state = content if param_key is None else content[param_key]
-    return {key.removeprefix("module."): value for key, value in state.items() if key != METADATA_KEY}
+    if not isinstance(state, Mapping):
+        raise CheckpointError(
+            f"checkpoint '{path}': '{param_key}' is a {type(state).__name__}; give a state dict there"
+        )
+    return {str(key).removeprefix("module."): value for key, value in state.items() if key != METADATA_KEY}
 
 
 def is_quantizer_key(key: str) -> bool:
@@ -101,8 +121,11 @@ def load_weights(
     """
     content = read(path)
     state = state_dict_of(content, path, param_key)
-    quantized = any(is_quantizer_key(key) for key in state)
+    quantized = METADATA_KEY in content or any(is_quantizer_key(key) for key in state)
+    add_stored_gates(model, state)
     own = model.state_dict()
+    if quantized and quantization is None and not any(is_quantizer_key(key) for key in own):
+        raise CheckpointError(f"checkpoint '{path}' is quantized; give a float checkpoint here")
     if quantized and quantization is not None:
         _compare_quantization(path, content.get(METADATA_KEY, {}).get("quantization", {}), quantization)
     expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
@@ -114,6 +137,14 @@ def load_weights(
             f"checkpoint '{path}' does not fit the network: {str(error).splitlines()[-1].strip()}"
         ) from None
     return quantized
+
+
+def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give ``model`` the gates that a state dict holds: which layers have one is decided during training."""
+    for name, quantizer in activation_quantizers(model):
+        weight = state.get(f"{name}.gate.reduce.weight")
+        if isinstance(quantizer, DDTBActivation) and quantizer.gate is None and isinstance(weight, torch.Tensor):
+            quantizer.add_gate(Gate(weight.shape[1]))
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -154,9 +185,13 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def _compare_quantization(path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key, fallback in (("quantizer", None), ("bits", None), ("wiring", "paper"), ("config_list", None)):
-        before, now = stored.get(key, fallback), wanted.get(key, fallback)
+    fallbacks = {"quantizer": None, "bits": None, "wiring": "paper", "config_list": None, "percentile": None}
+    for key, fallback in fallbacks.items():
+        before, now = _plain(stored.get(key, fallback)), _plain(wanted.get(key, fallback))
+        if key == "bits":
+            before, now = (v if isinstance(v, dict) else {"weight": v, "activation": v} for v in (before, now))
         if before != now:
+            before, now = stored.get(key, fallback), wanted.get(key, fallback)
             raise CheckpointError(
                 f"checkpoint '{path}' was made with {key}: {before} and the options say {key}: {now}; "
                 "make them equal, or start from the float checkpoint"
@@ -174,10 +209,20 @@ def _compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], giv
             "give a checkpoint of the architecture in network_g"
         )
     for key, value in expected.items():
+        if not isinstance(given[key], torch.Tensor):
+            raise CheckpointError(
+                f"checkpoint '{path}' does not fit the network: {key} is a {type(given[key]).__name__} and no tensor; "
+                "give a state dict"
+            )
         if given[key].shape != value.shape:
             raise CheckpointError(
                 f"checkpoint '{path}' does not fit the network: {key} has shape {tuple(given[key].shape)} and the "
                 f"network {tuple(value.shape)}; give a checkpoint with the num_feat, num_block and upscale of network_g"
+            )
+        if key.endswith(".bit_width") and int(given[key]) != int(value):
+            raise CheckpointError(
+                f"checkpoint '{path}' does not fit the network: {key.removesuffix('.bit_width')} was saved with "
+                f"{int(given[key])} bits and the network has {int(value)}; make the bits equal"
             )
 
 

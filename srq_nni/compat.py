@@ -13,6 +13,7 @@ S6  ``scipy.ndimage.filters`` is gone in SciPy 2.
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 import types
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from typing import Any
 
 import torch
 import yaml
+
+from srq_nni.errors import CheckpointError
 
 
 def prepare() -> None:
@@ -53,16 +56,20 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
     if opt["auto_resume"]:
         folder = Path(opt["path"]["training_states"])
-        found = sorted(folder.glob("*.state"), key=lambda path: int(path.stem), reverse=True)
+        numbered = (path for path in folder.glob("*.state") if path.stem.isdecimal())
+        found = sorted(numbered, key=lambda path: int(path.stem), reverse=True)
     else:
         found = [Path(opt["path"]["resume_state"])] if opt["path"].get("resume_state") else []
     device = torch.device("cuda", torch.cuda.current_device()) if opt["num_gpu"] else torch.device("cpu")
     for path in found:
         try:
             state = torch.load(path, map_location=device, weights_only=True)
-        except (EOFError, RuntimeError, OSError) as error:
+        except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, ValueError) as error:
             if not opt["auto_resume"]:
-                raise
+                raise CheckpointError(
+                    f"path: resume_state: training state '{path}' cannot be read "
+                    f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); name a whole .state file"
+                ) from None
             get_root_logger().warning(f"Training state {path} cannot be read ({error}); trying the one before it.")
             continue
         opt["path"]["resume_state"] = str(path)

@@ -35,7 +35,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     args = parser_for(command, f"{description} a network from a BasicSR option file.").parse_args(
         compat.normalise_argv(argv)
     )
-    check_options(read_options(args.opt, args.force_yml), is_train=is_train)
+    check_options(read_options(args.opt, args.force_yml), is_train=is_train, launcher=args.launcher)
     compat.patch_pipelines(loader_with(args.force_yml))
     forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug

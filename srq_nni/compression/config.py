@@ -6,11 +6,12 @@ BasicSR and in NNI. Unlike NNI, an entry that selects nothing or that cannot be 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
 
 from srq_nni.compression.presets import WIRINGS, find_preset
@@ -20,13 +21,8 @@ from srq_nni.quantization.layers import INPUT, OUTPUT, WEIGHT
 from srq_nni.quantization.methods import METHODS, get_method
 
 SELECTORS = ("op_types", "op_names", "op_names_re")
-ENTRY_KEYS = (
-    *SELECTORS,
-    *(f"exclude_{key}" for key in SELECTORS),
-    "target_names",
-    "target_settings",
-    "quant_dtype",
-)
+EXCLUSIONS = ("exclude_op_types", "exclude_op_names", "exclude_op_names_re")
+ENTRY_KEYS = (*SELECTORS, *EXCLUSIONS, "target_names", "target_settings", "quant_dtype")
 TARGET_ALIASES = {"_input_": INPUT, "_output_": OUTPUT}
 
 
@@ -47,7 +43,11 @@ class QuantizationOptions(BaseModel):
         wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
         config_list: NNI's format, instead of the preset.
         calibration: how activation bounds start; the allowed names depend on the quantizer.
-        calibration_iters: number of training iterations during which bounds follow the running statistic.
+        calibration_iters: number of iterations of the first phase: PAMS trains while its bounds follow the running
+            statistic, DDTB watches float activations without an update.
+        static_iters: number of iterations that DDTB then trains with its gates held at zero (DDTB only).
+        dynamic_ratio: share of activation quantizers that get a gate; the preset's if missing (DDTB only).
+        gate_loss_weight: weight of the regulariser that holds the gates, for images in [0, 1] (DDTB only).
         percentile: of DDTB's bounds and weights; the preset's value if missing.
         feature: module whose input SKT compares; the preset's if missing.
     """
@@ -58,7 +58,10 @@ class QuantizationOptions(BaseModel):
     wiring: str = "paper"
     config_list: list[dict[str, Any]] | None = None
     calibration: str | None = None
-    calibration_iters: int = 100
+    calibration_iters: int = Field(default=100, ge=0)
+    static_iters: int = Field(default=400, ge=0)
+    dynamic_ratio: float | None = Field(default=None, ge=0, le=1)
+    gate_loss_weight: float = Field(default=1 / 255, ge=0)
     percentile: float | None = None
     feature: str | None = None
 
@@ -80,6 +83,22 @@ class QuantizationOptions(BaseModel):
     @classmethod
     def _known_wiring(cls, name: str) -> str:
         return check_wiring(name)
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> QuantizationOptions:
+        if self.config_list is not None and not self.config_list:
+            raise OptionError("config_list: it is empty; name modules in it, or delete it to get the preset")
+        for key in ("static_iters", "dynamic_ratio", "gate_loss_weight"):
+            if key in self.model_fields_set and self.quantizer != "ddtb":
+                raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
+        for key in ("calibration", "percentile"):
+            if getattr(self, key) is None:
+                continue
+            if self.config_list is not None:
+                raise OptionError(f"{key}: it has no effect beside config_list; give it in target_settings there")
+            if key not in METHODS[self.quantizer].activation_options:
+                raise OptionError(f"{key}: {self.quantizer} has no such setting; delete it")
+        return self
 
     @property
     def weight_bits(self) -> int:
@@ -202,16 +221,17 @@ def quantization_sites(model: nn.Module, entries: Sequence[Mapping[str, Any]], m
     for index, entry in enumerate(entries):
         where = f"config_list entry {index}"
         _check_entry(entry, where)
+        _check_selectors(model, entry, where)
         modules, _, _ = select_modules_by_config(model, dict(entry))
         if not modules:
-            selectors = {key: entry[key] for key in SELECTORS if key in entry}
-            raise OptionError(f"{where}: {selectors} selects no module{_nearest(model, selectors)}")
-        for module in modules:
+            selectors = {key: entry[key] for key in (*SELECTORS, *EXCLUSIONS) if key in entry}
+            raise OptionError(f"{where}: {selectors} together select no module; leave one of them out")
+        for module in sorted(modules):
             for site in _entry_sites(module, entry, method, where):
                 if (site.module, site.target) in found:
                     raise OptionError(f"{where}: target '{site.target}' of '{module}' is quantized twice; name it once")
                 found[site.module, site.target] = site
-    order = {name: position for position, (name, _) in enumerate(model.named_modules())}
+    order = {name: position for position, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     return sorted(found.values(), key=lambda site: (order[site.module], site.target))
 
 
@@ -226,12 +246,44 @@ def _check_entry(entry: Mapping[str, Any], where: str) -> None:
         raise OptionError(f"{where}: none of {', '.join(SELECTORS)} is given; name the modules to quantize")
 
 
+def _check_selectors(model: nn.Module, entry: Mapping[str, Any], where: str) -> None:
+    """Check that each name, type and pattern of an entry selects something, so that none of them is a typo."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+    types = sorted({type(module).__name__ for module in model.modules()})
+    for key in (*SELECTORS, *EXCLUSIONS):
+        pool = types if key.endswith("types") else names
+        for wanted in _strings(entry.get(key, []), f"{where}: {key}"):
+            try:
+                known = any(re.match(wanted, name) for name in pool) if key.endswith("_re") else wanted in pool
+            except re.error as error:
+                raise OptionError(f"{where}: {key}: {wanted!r} is not a pattern ({error}); mend it") from None
+            if not known:
+                near = did_you_mean(wanted, pool) or f"; the network has {listing(pool)}"
+                raise OptionError(f"{where}: {key}: {wanted!r} selects no module{near}")
+
+
+def _strings(given: Any, where: str) -> list[str]:
+    if isinstance(given, list | tuple) and all(isinstance(item, str) for item in given):
+        return list(given)
+    raise OptionError(f"{where}: {given!r} is not a list of names; write [{given}]")
+
+
 def _entry_sites(module: str, entry: Mapping[str, Any], method: str, where: str) -> list[Site]:
-    settings = entry.get("target_settings", {})
+    given = entry.get("target_settings", {})
+    if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
+        raise OptionError(f"{where}: target_settings: {given!r} is not a block of targets; give quant_dtype below each")
+    settings = {TARGET_ALIASES.get(name, name): value for name, value in given.items()}
+    names = _strings(entry.get("target_names", list(given) or [INPUT, WEIGHT]), f"{where}: target_names")
+    targets = [TARGET_ALIASES.get(name, name) for name in names]
+    for name in given:
+        if TARGET_ALIASES.get(name, name) not in targets:
+            raise OptionError(
+                f"{where}: target_settings: '{name}' is not one of target_names ({listing(names)})"
+                f"{did_you_mean(name, names) or '; add it there'}"
+            )
     sites = []
-    for name in entry.get("target_names", list(settings) or [INPUT, WEIGHT]):
-        target = TARGET_ALIASES.get(name, name)
-        chosen = dict(settings.get(name, settings.get(target, {})))
+    for name, target in zip(names, targets, strict=True):
+        chosen = dict(settings.get(target, {}))
         bits = _bits_of(chosen.pop("quant_dtype", entry.get("quant_dtype")), where)
         allowed = METHODS[method].weight_options if target == WEIGHT else METHODS[method].activation_options
         for key in chosen:
@@ -249,11 +301,3 @@ def _bits_of(dtype: Any, where: str) -> int:
     if text.startswith("int") and text[3:].isdigit() and 2 <= int(text[3:]) <= 8:
         return int(text[3:])
     raise OptionError(f"{where}: quant_dtype {dtype!r} is not allowed; give 'int2' to 'int8'")
-
-
-def _nearest(model: nn.Module, selectors: Mapping[str, Any]) -> str:
-    names = [name for name, _ in model.named_modules() if name]
-    types = sorted({type(module).__name__ for module in model.modules()})
-    pool = types if "op_types" in selectors else names
-    wanted = next(iter(selectors.values()))[0]
-    return did_you_mean(wanted, pool) or f"; the network has {listing(pool)}"

@@ -21,7 +21,7 @@ class OptionLoader(yaml.SafeLoader):
 
     def get_single_data(self) -> Any:
         options = super().get_single_data()
-        for entry in self.overrides:
+        for entry in self.overrides if isinstance(options, dict) else ():
             apply_override(options, entry)
         return options
 
@@ -54,6 +54,10 @@ def read_options(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         raise OptionError(f"option file '{path}' is not plain YAML ({problem}); mend that line") from None
     except UnicodeDecodeError:
         raise OptionError(f"option file '{path}' is not text; give a YAML file in UTF-8") from None
+    except OptionError:
+        raise
+    except (ValueError, RecursionError) as error:  # a value such as 2024-99-99, or a thousand open brackets
+        raise OptionError(f"option file '{path}' has a value that cannot be read ({error}); mend it") from None
     if not isinstance(options, dict):
         raise OptionError(f"option file '{path}' holds no mapping; start from a file in basicsr_configs/")
     return options
@@ -81,6 +85,6 @@ def apply_override(options: Any, entry: str) -> None:
         parent = parent[key]
     try:
         value = yaml.load(text.strip(), Loader=OptionLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise OptionError(f"--force_yml '{entry}': the value is not plain YAML; quote it") from None
     parent[path[-1]] = None if value == "None" else value

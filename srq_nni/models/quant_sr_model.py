@@ -19,9 +19,23 @@ from srq_nni.compression.config import options_from
 from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError
 from srq_nni.models.feature import InputRecorder
+from srq_nni.models.phases import enter_phase, gate_loss, gate_parameters, observing, phase_at, start_bounds_and_gates
 from srq_nni.quantization.layers import activation_quantizers
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
+
+
+def check_parallel(num_gpu: int, *, distributed: bool) -> None:
+    """Refuse several GPUs in one process.
+
+    Raises:
+        OptionError: if ``num_gpu`` is above 1 and there is no launcher.
+    """
+    if num_gpu > 1 and not distributed:
+        raise OptionError(
+            f"num_gpu: {num_gpu} without a launcher means DataParallel, whose copies lose calibration; "
+            f"use torchrun --nproc_per_node={num_gpu} -m srq_nni.cli.train -opt FILE --launcher pytorch"
+        )
 
 
 @MODEL_REGISTRY.register()
@@ -32,6 +46,8 @@ class QuantSRModel(SRModel):
     (its loss), ``train: optim_q`` (learning rate of the bounds).
     """
 
+    net_g: nn.Module
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.base_network = opt["network_g"]
         self.quantization = options_from(opt["quantization"])
@@ -39,11 +55,7 @@ class QuantSRModel(SRModel):
         super().__init__({**opt, "network_g": quantized})
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        if not self.opt["dist"] and self.opt["num_gpu"] > 1:
-            raise OptionError(
-                f"num_gpu: {self.opt['num_gpu']} without a launcher means DataParallel, whose copies lose calibration; "
-                f"use torchrun --nproc_per_node={self.opt['num_gpu']} -m srq_nni.cli.train -opt FILE --launcher pytorch"
-            )
+        check_parallel(self.opt["num_gpu"], distributed=self.opt["dist"])
         return super().model_to_device(net)
 
     def load_network(
@@ -76,21 +88,43 @@ class QuantSRModel(SRModel):
         train_opt = self.opt["train"]
         bounds = [bound for _, quantizer in activation_quantizers(self.net_g) for bound in quantizer.bounds()]
         identities = {id(bound) for bound in bounds}
-        weights = [p for p in self.net_g.parameters() if p.requires_grad and id(p) not in identities]
         settings = dict(train_opt["optim_g"])
         lr_bounds = train_opt.get("optim_q", {}).get("lr", BOUNDS_LEARNING_RATE)
-        groups = [{"params": weights}, {"params": bounds, "lr": lr_bounds, "weight_decay": 0.0}]
+        gates = gate_parameters(self.net_g)
+        identities.update(id(p) for p in gates)
+        weights = [p for p in self.net_g.parameters() if p.requires_grad and id(p) not in identities]
+        groups: list[dict[str, Any]] = [{"params": weights}, {"params": bounds, "lr": lr_bounds, "weight_decay": 0.0}]
+        if self.quantization.quantizer == "ddtb":
+            groups.append({"params": gates})  # empty until the gated layers are chosen
         self.optimizer_g = self.get_optimizer(settings.pop("type"), groups, **settings)
         self.optimizers.append(self.optimizer_g)
 
     def set_phase(self, current_iter: int) -> None:
         """Put the quantizers into the phase of this iteration, which needs nothing but its number."""
-        calibrating = current_iter <= self.quantization.calibration_iters
-        for _, quantizer in activation_quantizers(self.net_g):
-            quantizer.set_mode("calibrate" if calibrating else "quantize")
+        self.phase = phase_at(current_iter, self.quantization)
+        net = self.get_bare_model(self.net_g)
+        if self.quantization.quantizer == "ddtb" and current_iter == self.quantization.calibration_iters + 1:
+            self._start_gates(net)
+        enter_phase(net, self.phase)
+
+    def _start_gates(self, net: nn.Module) -> None:
+        ratio = self.quantization.dynamic_ratio
+        if ratio is None:
+            ratio = find_preset(self.base_network["type"]).dynamic_ratio
+        chosen = start_bounds_and_gates(net, ratio)
+        get_root_logger().info(f"Gates on {len(chosen)} layers: {', '.join(chosen) or 'none'}.")
+        self.optimizer_g.param_groups[2]["params"].extend(gate_parameters(net))
+        if self.ema_decay > 0:
+            checkpoint.add_stored_gates(self.net_g_ema, net.state_dict())
+            self.net_g_ema.load_state_dict(net.state_dict())
+        if self.opt["dist"]:
+            self.net_g = self.model_to_device(net)  # DDP must see the new parameters
 
     def optimize_parameters(self, current_iter: int) -> None:
         self.set_phase(current_iter)
+        if self.phase == "observe":
+            self._observe()
+            return
         self.optimizer_g.zero_grad()
         self.output = self.net_g(self.lq)
         losses = self._losses()
@@ -99,6 +133,13 @@ class QuantSRModel(SRModel):
         self.log_dict = self.reduce_loss_dict(losses)
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+
+    def _observe(self) -> None:
+        """Let the quantizers see one batch of float activations; nothing is updated."""
+        net = self.get_bare_model(self.net_g)
+        with observing(net):
+            self.output = net(self.lq)
+            self.log_dict = self.reduce_loss_dict(self._losses())
 
     def _losses(self) -> OrderedDict[str, torch.Tensor]:
         losses: OrderedDict[str, torch.Tensor] = OrderedDict()
@@ -111,6 +152,9 @@ class QuantSRModel(SRModel):
             with torch.no_grad():
                 self.teacher(self.lq)
             losses["l_skt"] = self.cri_skt(self.student_feature.take(), self.teacher_feature.take())
+        regulariser = gate_loss(self.net_g) if self.phase == "static" else None
+        if regulariser is not None:
+            losses["l_gate"] = self.quantization.gate_loss_weight * regulariser
         return losses
 
     def model_ema(self, decay: float = 0.999) -> None:

@@ -9,9 +9,9 @@ from torch import nn
 
 from srq_nni.errors import QuantizationError, did_you_mean
 from srq_nni.quantization import calibration as statistics
-from srq_nni.quantization.fake_quantize import MIN_WIDTH, ddtb_codes, ddtb_quantize, pams_quantize
+from srq_nni.quantization.fake_quantize import MIN_WIDTH, check_percentile, ddtb_codes, ddtb_quantize, pams_quantize
 from srq_nni.quantization.gate import Gate, bound_factors
-from srq_nni.quantization.grid import IntegerGrid, check_bits, symmetric_maximum
+from srq_nni.quantization.grid import IntegerGrid, check_bits, computable, symmetric_maximum
 
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
@@ -87,7 +87,9 @@ class ActivationQuantizer(nn.Module):
         stored = state_dict.get(f"{prefix}bit_width")
         if stored is not None and int(stored) != self.bits:
             errors: list[str] = args[-1]
-            errors.append(f"{prefix[:-1]} was saved with {int(stored)} bits and the network has {self.bits}")
+            name = prefix[:-1] or type(self).__name__
+            errors.append(f"{name} was saved with {int(stored)} bits and the network has {self.bits}")
+            return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -137,7 +139,7 @@ class PAMSActivation(ActivationQuantizer):
 
     def grid(self) -> IntegerGrid:
         n = symmetric_maximum(self.bits)
-        return IntegerGrid(float(self.alpha.detach().clamp(min=MIN_WIDTH) / n), -n, n, self.bits)
+        return IntegerGrid(float(computable(self.alpha.detach()).clamp(min=MIN_WIDTH) / n), -n, n, self.bits)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, alpha={self.alpha.item():.4g}"
@@ -155,6 +157,7 @@ class DDTBActivation(ActivationQuantizer):
     """
 
     CALIBRATIONS = ("percentile", "official")
+    channels: torch.Tensor
     gate_is_applied: torch.Tensor
 
     def __init__(
@@ -162,7 +165,7 @@ class DDTBActivation(ActivationQuantizer):
     ) -> None:
         super().__init__(bits)
         self.calibration = _choice("calibration", calibration, self.CALIBRATIONS)
-        self.percentile = percentile
+        self.percentile = check_percentile(percentile)
         self.limit_levels = limit_levels
         self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))
         self.lower = nn.Parameter(torch.full((1,), -INITIAL_BOUND))
@@ -172,6 +175,7 @@ class DDTBActivation(ActivationQuantizer):
         self.gate_logits: torch.Tensor | None = None
         self._gate_applied = False  # a plain bool, so that forward needs no device synchronisation
         self.register_buffer("gate_is_applied", torch.tensor(False))
+        self.register_buffer("channels", torch.zeros((), dtype=torch.int64))  # seen by observe; a gate needs it
 
     def add_gate(self, gate: Gate) -> None:
         """Give this quantizer a gate; until ``apply_gate(True)`` its logits are computed but not used."""
@@ -188,6 +192,7 @@ class DDTBActivation(ActivationQuantizer):
     def observe(self, x: torch.Tensor) -> None:
         statistics.check_finite(x)
         self.intensity.update(*torch.aminmax(x.detach()))
+        self.channels.fill_(x.shape[1] if x.ndim > 1 else 0)
         if self.calibration == "official":
             self.statistic.count.zero_()
         self.statistic.update(statistics.sampled_percentiles(x, self.percentile))
@@ -205,13 +210,15 @@ class DDTBActivation(ActivationQuantizer):
         self.upper.copy_(torch.maximum(self.upper, self.lower + MIN_WIDTH))
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
-        lower, upper = self.lower, self.upper
+        lower: torch.Tensor = self.lower
+        upper: torch.Tensor = self.upper
         self.gate_logits = None
         if self.gate is not None:
             self.gate_logits = self.gate(x)
             if self._gate_applied:
                 factors = bound_factors(self.gate_logits).view(-1, 2, 1, 1, 1)
-                upper, lower = factors[:, 0] * upper, factors[:, 1] * lower
+                # Clones: autograd saves the factors of a product, and the next forward changes the bounds in place.
+                upper, lower = factors[:, 0] * upper.clone(), factors[:, 1] * lower.clone()
         return ddtb_quantize(x, lower, upper, self.bits, limit_levels=self.limit_levels)
 
     def bounds(self) -> list[nn.Parameter]:
@@ -220,8 +227,11 @@ class DDTBActivation(ActivationQuantizer):
     def grid(self) -> IntegerGrid:
         """Return the grid of the static bounds; with an applied gate each image has its own and this is refused."""
         if self._gate_applied:
-            raise QuantizationError("a gated quantizer has one grid per image, no constant one; see the unit-scale form")
-        step, low, high = ddtb_codes(self.lower.detach(), self.upper.detach(), self.bits, limit_levels=self.limit_levels)
+            raise QuantizationError(
+                "a gated quantizer has one grid per image, no constant one; see the unit-scale form"
+            )
+        lower, upper = computable(self.lower.detach()), computable(self.upper.detach())
+        step, low, high = ddtb_codes(lower, upper, self.bits, limit_levels=self.limit_levels)
         return IntegerGrid(float(step), int(low), int(high), self.bits)
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from srq_nni.errors import QuantizationError
+from srq_nni.quantization.grid import computable
 
 
 def attention_map(feature: torch.Tensor) -> torch.Tensor:
@@ -22,7 +23,8 @@ def attention_map(feature: torch.Tensor) -> torch.Tensor:
     """
     if feature.ndim != 4:
         raise QuantizationError(f"a feature of shape {tuple(feature.shape)} has no attention map; give (N, C, H, W)")
-    return F.normalize(feature.square().mean(dim=1).flatten(1), dim=1, eps=1e-12)
+    # Features of networks that scale to 255 reach hundreds, whose square float16 cannot hold.
+    return F.normalize(computable(feature).square().mean(dim=1).flatten(1), dim=1, eps=1e-12)
 
 
 def skt_loss(student_feature: torch.Tensor, teacher_feature: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,8 @@ from torch import distributed, nn
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.fake_quantize import pams_quantize, percentile_bounds
 
-SUBSAMPLE = 2**18  # percentiles and error searches look at no more elements than this
+SUBSAMPLE = 2**18  # percentiles look at no more elements than this, error searches at SEARCH_SUBSAMPLE
+SEARCH_SUBSAMPLE = 2**16
 SEARCH_STEPS = 40  # candidates of the reconstruction-error search
 
 
@@ -30,7 +31,7 @@ class RunningMean(nn.Module):
 
     def __init__(self, size: int = 1) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -110,7 +111,7 @@ def reconstruction_bound(x: torch.Tensor, bits: int) -> torch.Tensor:
 
     The candidates are ``SEARCH_STEPS`` equal fractions of max|x|.
     """
-    flat = subsample(x.detach())
+    flat = subsample(x.detach(), SEARCH_SUBSAMPLE)
     largest = flat.abs().amax()
     candidates = [largest * step / SEARCH_STEPS for step in range(1, SEARCH_STEPS + 1)]
     errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).square().mean() for alpha in candidates])
@@ -118,14 +119,14 @@ def reconstruction_bound(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def sampled_percentiles(x: torch.Tensor, percentile: float) -> torch.Tensor:
-    """Return (lower, upper) percentiles of ``x`` as a (2,) tensor; beyond ``SUBSAMPLE`` elements of a regular sample."""
+    """Return (lower, upper) percentiles of ``x`` as a (2,) tensor; of a regular sample if ``x`` is large."""
     return torch.stack(percentile_bounds(subsample(x.detach()), percentile))
 
 
-def subsample(x: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` flattened, thinned regularly to at most ``SUBSAMPLE`` elements."""
+def subsample(x: torch.Tensor, size: int = SUBSAMPLE) -> torch.Tensor:
+    """Return ``x`` flattened, thinned regularly to at most ``size`` elements."""
     flat = x.flatten()
-    return flat[:: -(-flat.numel() // SUBSAMPLE)] if flat.numel() > SUBSAMPLE else flat
+    return flat[:: -(-flat.numel() // size)] if flat.numel() > size else flat
 
 
 def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -14,15 +14,13 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from srq_nni.errors import QuantizationError
-from srq_nni.quantization.grid import FLOAT_BITS, check_bits, step_count, symmetric_maximum
+from srq_nni.quantization.grid import FLOAT_BITS, check_bits, computable, step_count, symmetric_maximum
 
 MIN_WIDTH = 1e-5  # smallest upper - lower; below it a bound counts as degenerate
 WEIGHT_EPSILON = 1e-8  # PAMS adds it to max|w|, so that an all-zero weight stays finite
 
 
-def pams_quantize(
-    x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, clamp: bool = True
-) -> torch.Tensor:
+def pams_quantize(x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, clamp: bool = True) -> torch.Tensor:
     """Quantize activations symmetrically with a trainable maximum (PAMS, arXiv 2011.04212).
 
     ``y = round(clamp(x, -alpha, alpha) n / alpha) alpha / n`` with n = 2^(k-1) - 1, that is 2n + 1 levels.
@@ -47,7 +45,7 @@ def pams_quantize(
     n = symmetric_maximum(bits)
     upper = _floor(_bound(alpha, x), MIN_WIDTH)
     if not clamp:
-        codes = _computable(x) * n / upper
+        codes = computable(x) * n / upper
         return (_StraightThrough.apply(codes, codes.detach().round(), None) * upper / n).to(x.dtype)
     return _FakeQuantize.apply(x, None, upper, 2 * n, n)
 
@@ -92,7 +90,7 @@ def quantize_weight_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
     if bits == FLOAT_BITS:
         return weight
     n = symmetric_maximum(bits)
-    w = _computable(weight.detach())
+    w = computable(weight.detach())
     step = weight_step_max_abs(w, bits)
     quantized = torch.div(w, step).round_().clamp_(-n, n).mul_(step)
     return _StraightThrough.apply(weight, quantized.to(weight.dtype), None)
@@ -110,7 +108,7 @@ def quantize_weight_percentile(
     _check(weight, bits)
     if bits == FLOAT_BITS:
         return weight
-    w = _computable(weight.detach())
+    w = computable(weight.detach())
     lower, upper = percentile_bounds(w, percentile)
     step, code_lower, code_upper = ddtb_codes(lower, upper, bits, limit_levels=limit_levels)
     quantized = torch.div(w, step).round_().clamp_(code_lower, code_upper).mul_(step)
@@ -121,8 +119,20 @@ def quantize_weight_percentile(
 def weight_step_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """Return the step (0-d) of ``quantize_weight_max_abs``."""
     largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
-    limit = torch.finfo(weight.dtype).max
+    limit = torch.finfo(weight.dtype).max / 2  # step * code must not round to infinity
     return (largest + WEIGHT_EPSILON).clamp(max=limit) / symmetric_maximum(bits)
+
+
+def check_percentile(percentile: float) -> float:
+    """Return ``percentile`` if it is above 50 and at most 100.
+
+    Raises:
+        QuantizationError: for every other value or type.
+    """
+    number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
+    if number and 50.0 < percentile <= 100.0:
+        return percentile
+    raise QuantizationError(f"percentile: {percentile!r} is not allowed; give a number above 50, up to 100")
 
 
 def percentile_bounds(x: torch.Tensor, percentile: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,11 +141,12 @@ def percentile_bounds(x: torch.Tensor, percentile: float) -> tuple[torch.Tensor,
     Raises:
         QuantizationError: if M is not in (50, 100] or ``x`` is empty.
     """
-    if not 50.0 < percentile <= 100.0:
-        raise QuantizationError(f"percentile: {percentile!r} is not allowed; give a number above 50, up to 100")
+    check_percentile(percentile)
     if x.numel() == 0:
         raise QuantizationError("percentile of an empty tensor is not defined; give at least one element")
-    flat = x.detach().flatten()
+    flat = computable(x.detach()).flatten()
+    limit = _largest_bound(flat.dtype)
+    flat = flat.clamp(-limit, limit)
     if percentile == 100.0:
         lower, upper = torch.aminmax(flat)
         return lower, upper
@@ -164,12 +175,18 @@ def ddtb_codes(
 def _codes(
     lower: torch.Tensor, upper: torch.Tensor, steps: int, most_steps: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    upper = _apart(lower, upper)
     step = _width(lower, upper) / steps
     code_lower = torch.round(lower / step)
     code_upper = torch.maximum(torch.round(upper / step), code_lower)
     if most_steps is not None:
         code_upper = torch.minimum(code_upper, code_lower + most_steps)
     return step, code_lower, code_upper
+
+
+def _apart(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+    """Return ``upper``, at least ``MIN_WIDTH`` above ``lower``."""
+    return torch.maximum(upper, lower + MIN_WIDTH)
 
 
 def _width(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
@@ -182,18 +199,19 @@ def _check(x: torch.Tensor, bits: int) -> None:
         raise QuantizationError(f"a tensor of dtype {x.dtype} cannot be quantized; give a floating point tensor")
 
 
-def _computable(x: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` in the dtype the arithmetic runs in: itself, or float32 for half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def _bound(bound: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
     """Return a bound as a finite tensor on the device and in the arithmetic dtype of ``x``."""
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    tensor = torch.as_tensor(bound, device=x.device).to(dtype)
-    limit = torch.finfo(dtype).max / 4  # upper - lower must not overflow
-    tensor = tensor.clamp(-limit, limit)
+    tensor = torch.as_tensor(bound, dtype=dtype, device=x.device)
+    limit = _largest_bound(dtype)
+    # Not a plain clamp: autograd would save the parameter, which the next forward of the same step changes in place.
+    tensor = _StraightThrough.apply(tensor, tensor.detach().clamp(-limit, limit), None)
     return tensor.reshape(()) if tensor.numel() == 1 else tensor
+
+
+def _largest_bound(dtype: torch.dtype) -> float:
+    """Return a magnitude up to which neither upper - lower nor the codes of bounds ``MIN_WIDTH`` apart overflow."""
+    return torch.finfo(dtype).max * MIN_WIDTH / 1024
 
 
 def _floor(bound: torch.Tensor, minimum: float) -> torch.Tensor:
@@ -225,7 +243,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, lower: torch.Tensor | None, upper: torch.Tensor, steps: int, most_codes: int | None
     ) -> torch.Tensor:
-        wide = _computable(x)
+        wide = computable(x)
         if lower is None:
             step: torch.Tensor = upper / (steps // 2)
             y = torch.div(wide, step).round_().clamp_(-(steps // 2), steps // 2).mul_(step)
@@ -240,8 +258,9 @@ class _FakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, y, lower, upper = ctx.saved_tensors
-        wide, wide_grad = _computable(x), _computable(grad)
-        clamped = wide.clamp(-upper if lower is None else lower, upper)
+        wide, wide_grad = computable(x), computable(grad)
+        low, high = (-upper, upper) if lower is None else (lower, _apart(lower, upper))
+        clamped = wide.clamp(low, high)
         side = torch.sub(wide, clamped).sign_()  # -1 below, 0 inside, 1 above
         grad_x = grad * (side == 0) if ctx.needs_input_grad[0] else None
         if not any(ctx.needs_input_grad[1:3]):

@@ -42,6 +42,11 @@ def step_count(bits: int) -> int:
     return 2**bits - 1
 
 
+def computable(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` in the dtype the arithmetic runs in: itself, or float32 for half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 @dataclass(frozen=True)
 class IntegerGrid:
     """``value = scale * (code - zero_point)`` for integer codes in ``[minimum, maximum]``.
@@ -85,7 +90,7 @@ class IntegerGrid:
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Return the codes of ``x`` (any shape) as integers held in the dtype of ``x``."""
-        return torch.div(x, self.scale).round_().clamp_(self.minimum, self.maximum)
+        return torch.div(computable(x), self.scale).round_().clamp_(self.minimum, self.maximum).to(x.dtype)
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
         """Return ``scale * code`` for each code."""

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from srq_nni.errors import QuantizationError, did_you_mean
-from srq_nni.quantization.activation import ActivationQuantizer
+from srq_nni.quantization.activation import ActivationQuantizer, Mode
 from srq_nni.quantization.weight import WeightQuantizer
 
 WEIGHT, INPUT, OUTPUT = "weight", "_input_0", "_output_0"
@@ -76,8 +76,13 @@ def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Mod
         raise QuantizationError(f"target '{target}' of module '{name}' already has a quantizer; name it only once")
     if isinstance(module, nn.Conv2d) and target != OUTPUT:
         if not isinstance(module, QuantConv2d):
-            module = QuantConv2d.from_float(module)
-            _replace(model, name, module)
+            if module is model:
+                raise QuantizationError(
+                    "the network itself is a convolution and cannot be replaced; wrap it: nn.Sequential(conv)"
+                )
+            quantized = QuantConv2d.from_float(module)
+            _replace(model, module, quantized)
+            module = quantized
         setattr(module, child, quantizer)
         return
     if target == WEIGHT:
@@ -105,16 +110,35 @@ def quantized_convolutions(model: nn.Module) -> Iterator[tuple[str, QuantConv2d]
             yield name, module
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+def set_mode(model: nn.Module, mode: Mode) -> None:
+    """Put all quantizers of ``model`` into ``mode``; while activations stay float, weights do too."""
+    for module in model.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.set_mode(mode)
+        elif isinstance(module, WeightQuantizer):
+            module.enabled = mode in ("quantize", "calibrate")
+
+
+def set_bounds_from_statistics(model: nn.Module) -> None:
+    """Set the bounds of all activation quantizers to what they observed."""
+    for _, quantizer in activation_quantizers(model):
+        quantizer.set_bounds_from_statistics()
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in every place where ``old`` stands: a module may be registered under several names."""
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
 
 
 def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (module.input_quantizer(args[0]), *args[1:])
+    return (module.get_submodule(CHILD_NAMES[INPUT])(args[0]), *args[1:])
 
 
 def _quantize_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    quantizer = module.get_submodule(CHILD_NAMES[OUTPUT])
     if isinstance(output, tuple):
-        return (module.output_quantizer(output[0]), *output[1:])
-    return module.output_quantizer(output)
+        return (quantizer(output[0]), *output[1:])
+    return quantizer(output)

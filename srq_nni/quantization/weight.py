@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from srq_nni.quantization.fake_quantize import (
+    check_percentile,
     ddtb_codes,
     percentile_bounds,
     quantize_weight_max_abs,
     quantize_weight_percentile,
     weight_step_max_abs,
 )
-from srq_nni.quantization.grid import IntegerGrid, check_bits, symmetric_maximum
+from srq_nni.quantization.grid import IntegerGrid, check_bits, computable, symmetric_maximum
 
 
 class WeightQuantizer(nn.Module):
@@ -21,9 +22,18 @@ class WeightQuantizer(nn.Module):
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = check_bits(bits)
+        self.enabled = True
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight`` (any shape) on its grid, or ``weight`` itself while the quantizer is not ``enabled``."""
+        return self.quantize(weight) if self.enabled else weight
+
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight`` on its grid."""
+        raise NotImplementedError
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
-        """Return the integer grid on which ``forward(weight)`` lies."""
+        """Return the integer grid on which ``quantize(weight)`` lies."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -33,13 +43,12 @@ class WeightQuantizer(nn.Module):
 class PAMSWeight(WeightQuantizer):
     """Per tensor, max-abs (PAMS). Argument: ``bits``, 2 to 8."""
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return ``weight`` (any shape) quantized by ``quantize_weight_max_abs``."""
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         return quantize_weight_max_abs(weight, self.bits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         n = symmetric_maximum(self.bits)
-        return IntegerGrid(float(weight_step_max_abs(weight.detach(), self.bits)), -n, n, self.bits)
+        return IntegerGrid(float(weight_step_max_abs(computable(weight.detach()), self.bits)), -n, n, self.bits)
 
 
 class DDTBWeight(WeightQuantizer):
@@ -47,11 +56,10 @@ class DDTBWeight(WeightQuantizer):
 
     def __init__(self, bits: int, *, percentile: float = 99.0, limit_levels: bool = True) -> None:
         super().__init__(bits)
-        self.percentile = percentile
+        self.percentile = check_percentile(percentile)
         self.limit_levels = limit_levels
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return ``weight`` (any shape) quantized by ``quantize_weight_percentile``."""
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         return quantize_weight_percentile(weight, self.bits, self.percentile, limit_levels=self.limit_levels)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:

@@ -1,0 +1,90 @@
+"""What happens at which iteration: calibration, static bounds, gates. All of it follows from the iteration number.
+
+PAMS: up to ``calibration_iters`` the network trains while its bounds follow the running statistic; then they train.
+DDTB: up to ``calibration_iters`` it only watches float activations, without an update; then bounds start, the layers
+with the greatest dynamic intensity get gates, and for ``static_iters`` the gates are held at zero logits by a
+regulariser; from then on they scale the bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from srq_nni.compression.config import QuantizationOptions
+from srq_nni.quantization.activation import DDTBActivation, Mode
+from srq_nni.quantization.calibration import choose_dynamic_layers
+from srq_nni.quantization.gate import Gate
+from srq_nni.quantization.layers import activation_quantizers, set_bounds_from_statistics, set_mode
+
+Phase = Literal["observe", "calibrate", "static", "final"]
+
+
+def phase_at(iteration: int, options: QuantizationOptions) -> Phase:
+    """Return the phase of an iteration, counted from 1."""
+    calibrating = iteration <= options.calibration_iters
+    if options.quantizer != "ddtb":
+        return "calibrate" if calibrating else "final"
+    if calibrating:
+        return "observe"
+    return "static" if iteration <= options.calibration_iters + options.static_iters else "final"
+
+
+def enter_phase(model: nn.Module, phase: Phase) -> None:
+    """Put every quantizer of ``model`` into ``phase``; outside ``observing`` the phase ``observe`` is plain float."""
+    modes: dict[Phase, Mode] = {"observe": "float", "calibrate": "calibrate", "static": "quantize", "final": "quantize"}
+    set_mode(model, modes[phase])
+    for quantizer in ddtb_quantizers(model).values():
+        if quantizer.gate is not None:
+            quantizer.apply_gate(phase == "final")
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Let the quantizers record float activations, in eval mode and without gradients; restores float and training.
+
+    Validation runs outside this block, so that its images never enter the statistics.
+    """
+    model.eval()
+    set_mode(model, "observe")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        set_mode(model, "float")
+        model.train()
+
+
+def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
+    """Set DDTB's bounds from what was observed, add the gates, and return the names of the gated quantizers.
+
+    Args:
+        model: network that has observed.
+        ratio: share of the quantizers that get a gate.
+    """
+    set_bounds_from_statistics(model)
+    quantizers = ddtb_quantizers(model)
+    chosen = choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, ratio)
+    for name in chosen:
+        quantizers[name].add_gate(Gate(int(quantizers[name].channels)))
+    return chosen
+
+
+def gate_loss(model: nn.Module) -> torch.Tensor | None:
+    """Return the mean over gated layers of the mean squared logit of the last forward pass, or None without gates."""
+    logits = [q.gate_logits for q in ddtb_quantizers(model).values() if q.gate_logits is not None]
+    return torch.stack([layer.square().mean() for layer in logits]).mean() if logits else None
+
+
+def gate_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of all gates of ``model``."""
+    return [p for q in ddtb_quantizers(model).values() if q.gate is not None for p in q.gate.parameters()]
+
+
+def ddtb_quantizers(model: nn.Module) -> dict[str, DDTBActivation]:
+    """Return the DDTB quantizers of ``model`` by name."""
+    return {name: q for name, q in activation_quantizers(model) if isinstance(q, DDTBActivation)}
