@@ -29,7 +29,13 @@ from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.config import options_from
 from srq_nni.models.options import read_options
 from srq_nni.quantization.layers import activation_quantizers
-from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, export_onnx, integer_simulator
+from srq_nni.speedup import (
+    ModelSpeedupONNXRuntime,
+    ModelSpeedupOpenVINO,
+    export_float_onnx,
+    export_onnx,
+    integer_simulator,
+)
 
 from demo_photos import HELD_OUT, SCALE, prepare  # isort: skip
 from demo_picture import draw  # isort: skip
@@ -172,7 +178,7 @@ def main() -> None:
     after = srq_nni.load(trained)
 
     files = {name: out / f"EDSR_x2_{name}.onnx" for name in ("float", "openvino", "onnxruntime")}
-    export_onnx(float_model, files["float"], "openvino")
+    export_float_onnx(float_model, files["float"])
     report = export_onnx(after, files["openvino"], "openvino")
     export_onnx(after, files["onnxruntime"], "onnxruntime")
     openvino_float, openvino, onnxruntime = (

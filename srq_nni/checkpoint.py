@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from srq_nni.atomic import atomic_file
 from srq_nni.errors import CheckpointError, did_you_mean, listing
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.gate import Gate
@@ -143,7 +143,9 @@ def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Give ``model`` the gates that a state dict holds: which layers have one is decided during training."""
     for name, quantizer in activation_quantizers(model):
         weight = state.get(f"{name}.gate.reduce.weight")
-        if isinstance(quantizer, DDTBActivation) and quantizer.gate is None and isinstance(weight, torch.Tensor):
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 4:
+            continue
+        if isinstance(quantizer, DDTBActivation) and quantizer.gate is None:
             quantizer.add_gate(Gate(weight.shape[1]))
 
 
@@ -172,16 +174,8 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a dictionary with ``torch.save``; a crash or a full disk leaves the old file as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def _compare_quantization(path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -91,6 +91,8 @@ class QuantizationOptions(BaseModel):
         for key in ("static_iters", "dynamic_ratio", "gate_loss_weight"):
             if key in self.model_fields_set and self.quantizer != "ddtb":
                 raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
+        if self.quantizer == "ddtb" and self.calibration_iters < 1:
+            raise OptionError("calibration_iters: 0 leaves ddtb without an observation; give at least 1")
         for key in ("calibration", "percentile"):
             if getattr(self, key) is None:
                 continue

@@ -90,7 +90,7 @@ def find_preset(arch_or_model: str | nn.Module) -> Preset:
     name = arch_or_model if isinstance(arch_or_model, str) else type(arch_or_model).__name__
     if name not in PRESETS:
         raise OptionError(
-            f"network '{name}' has no preset; allowed are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}, "
-            "or write a config_list that names its modules"
+            f"network '{name}' has no preset; allowed are {', '.join(PRESETS)}, "
+            f"or write a config_list that names its modules{did_you_mean(name, PRESETS)}"
         )
     return PRESETS[name]

@@ -1,0 +1,22 @@
+"""From a trained quantized network to an integer ONNX file, and the engines that run it."""
+
+from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
+from srq_nni.speedup.engine import PrecisionReport
+from srq_nni.speedup.export import ExportReport, LayerReport, export_float_onnx, export_onnx
+from srq_nni.speedup.onnxruntime import ModelSpeedupONNXRuntime
+from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
+from srq_nni.speedup.simulator import integer_simulator
+
+__all__ = [
+    "Certificate",
+    "CertificateRow",
+    "ExportReport",
+    "LayerReport",
+    "ModelSpeedupONNXRuntime",
+    "ModelSpeedupOpenVINO",
+    "PrecisionReport",
+    "certify",
+    "export_float_onnx",
+    "export_onnx",
+    "integer_simulator",
+]

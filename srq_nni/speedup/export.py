@@ -1,0 +1,175 @@
+"""Writing the ONNX file of a network for one engine, with a report of what runs in integers and why not."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from srq_nni.atomic import atomic_file
+from srq_nni.errors import ExportError
+from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
+from srq_nni.speedup.engine_rules import EngineRules, get_rules
+from srq_nni.speedup.graph import build_graph, float_graph, remove_quantizers
+from srq_nni.speedup.integers import refuse_misplaced_quantizers
+from srq_nni.speedup.table import text_table
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What an engine does with one quantized convolution.
+
+    Attributes:
+        name: module path.
+        activation_bits, weight_bits: widths asked for, None where the tensor stays in floating point.
+        runs_in_integers: what the rules of the engine promise; ``precision_report()`` of a speedup counts what ran.
+        reason: why it does not, empty otherwise.
+    """
+
+    name: str
+    activation_bits: int | None
+    weight_bits: int | None
+    runs_in_integers: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What ``export_onnx`` wrote; ``str()`` is a table.
+
+    Attributes:
+        path: the file.
+        engine: the engine it is for.
+        file_bytes: its size.
+        layers: one entry per quantized convolution.
+        certificate: exactness of their sums, and coverage.
+    """
+
+    path: Path
+    engine: str
+    file_bytes: int
+    layers: tuple[LayerReport, ...]
+    certificate: Certificate
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                layer.name,
+                "float" if layer.activation_bits is None else str(layer.activation_bits),
+                "float" if layer.weight_bits is None else str(layer.weight_bits),
+                "int8" if layer.runs_in_integers else "float32",
+                layer.reason,
+            )
+            for layer in self.layers
+        ]
+        integer = sum(layer.runs_in_integers for layer in self.layers)
+        note = get_rules(self.engine).note
+        exact = "exact" if self.certificate.exact_in_int32 else "NOT EXACT"
+        return (
+            f"{self.path} for {self.engine}, {self.file_bytes / 1e6:.2f} MB\n"
+            f"{text_table(('layer', 'activation', 'weight', 'runs in', 'because'), rows)}\n"
+            f"{integer} of {len(rows)} quantized convolutions in integers, accumulators {exact} in int32; "
+            f"coverage {self.certificate.coverage:.1%}" + (f"\n{note}" if note else "")
+        )
+
+
+def export_onnx(
+    model: nn.Module | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    engine: str = "openvino",
+    *,
+    metadata: Mapping[str, str] | None = None,
+    integer_bias: bool = False,
+    input_size: tuple[int, int] = (64, 64),
+    sample: torch.Tensor | None = None,
+) -> ExportReport:
+    """Write ``model`` as an ONNX file with integer weights and explicit Q/DQ pairs for ``engine``.
+
+    The file takes float32 images (N, C, H, W) in the range the network was trained on, any N, H and W. It appears
+    whole or not at all: on error an existing file stays as it was.
+
+    Args:
+        model: quantized network, or the path of a checkpoint.
+        path: file to write; its folder must exist.
+        engine: ``openvino``, ``onnxruntime`` or ``tensorrt``. A file for one engine is a valid ONNX file for all, but
+            others may run it in floating point.
+        metadata: entries for the file's ``metadata_props``, such as ``{"wiring": "paper"}``.
+        integer_bias: biases as int32 on the grid of the accumulator, for networks trained so; see ``integers``.
+        input_size: (height, width) at which coverage is counted.
+        sample: input to trace with, where zeros of 32 x 32 pixels do not suit the network.
+
+    Raises:
+        ExportError: for an unknown engine, a path that cannot be written, a missing ``onnx`` package, or a network
+            that cannot be written as integers; the message names the layer.
+    """
+    rules = get_rules(engine)
+    target = _writable(path)
+    network, entries = _network(model)
+    entries.update(metadata or {})
+    proto, _ = build_graph(network, rules, metadata=entries, integer_bias=integer_bias, sample=sample)
+    channels = None if sample is None else sample.shape[1]
+    certificate = certify(network, input_size, channels=channels, integer_bias=integer_bias)
+    content = proto.SerializeToString()
+    write_atomically(target, content)
+    layers = tuple(_layer_report(row, rules) for row in certificate.rows)
+    return ExportReport(target, engine, len(content), layers, certificate)
+
+
+def export_float_onnx(model: nn.Module, path: str | os.PathLike[str], *, sample: torch.Tensor | None = None) -> Path:
+    """Write ``model`` as a plain float32 ONNX file, the baseline of every comparison; returns the path.
+
+    Quantizers in ``model`` are left out. Input, output and errors as for ``export_onnx``.
+    """
+    target = _writable(path)
+    refuse_misplaced_quantizers(model)
+    network = copy.deepcopy(model).float().cpu().eval()
+    remove_quantizers(network, ())
+    write_atomically(target, float_graph(network, sample))
+    return target
+
+
+def _writable(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ExportError(f"the folder '{target.parent}' of '{target}' does not exist; create it first")
+    return target
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that readers see the old file or the whole new one.
+
+    Raises:
+        ExportError: if the file cannot be written; an existing file stays as it was.
+    """
+    try:
+        with atomic_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise ExportError(f"'{path}' cannot be written: {error.strerror}; give a path that can be written") from error
+
+
+def _network(model: nn.Module | str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:
+    """Return the network and, of a checkpoint, the wiring it names."""
+    if isinstance(model, nn.Module):
+        return model, {}
+    from srq_nni import checkpoint
+
+    wiring = checkpoint.read(model).get(checkpoint.METADATA_KEY, {}).get("quantization", {}).get("wiring")
+    return checkpoint.load(model), {"wiring": str(wiring)} if wiring else {}
+
+
+def _layer_report(row: CertificateRow, rules: EngineRules) -> LayerReport:
+    if row.activation_bits is None:
+        reason = "its input is not quantized"
+    elif row.weight_bits is None:
+        reason = "its weight is not quantized"
+    elif rules.needs_output_quantizer:
+        reason = f"{rules.name} runs a convolution in integers only if its output is quantized"
+    else:
+        reason = ""
+    return LayerReport(row.name, row.activation_bits, row.weight_bits, not reason, reason)

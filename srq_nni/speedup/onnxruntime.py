@@ -1,0 +1,67 @@
+"""ONNX Runtime on the CPU.
+
+It runs a convolution in integers (QLinearConv) only if the output of the convolution is quantized too. The wirings
+that can be exported so far quantize inputs and weights: weights are stored in int8 and activations are rounded to their
+codes, but the convolutions multiply the dequantized numbers in float32. The result is that of the integer simulation
+up to float32 rounding; the speed is that of the float network or below. ``precision_report()`` counts it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
+from srq_nni.speedup.lazy import import_or_explain
+
+INTEGER_NODES = ("QLinearConv", "ConvInteger")
+FLOAT_NODES = ("Conv", "FusedConv")
+FLOAT_NOTE = (
+    "ONNX Runtime runs a convolution in integers only if its output is quantized too; this file has float convolutions "
+    "over dequantized integers. Use OpenVINO for INT8 speed."
+)
+
+
+class ModelSpeedupONNXRuntime(EngineSpeedup):
+    """Build and run the model with ONNX Runtime; arguments and methods of ``EngineSpeedup``."""
+
+    engine = "onnxruntime"
+    _session: Any = None
+
+    def check_installed(self) -> None:
+        import_or_explain("onnxruntime", "onnxruntime")
+
+    def _build(self, content: bytes) -> None:
+        self._session = self._open(content)
+
+    def _open(self, content: bytes, optimized: Path | None = None) -> Any:
+        runtime = import_or_explain("onnxruntime", "onnxruntime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+        return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def _run(self, array: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self._session.get_inputs()[0].name: array})[0]
+
+    def precision_report(self) -> PrecisionReport:
+        """Return the node type of each convolution in the graph as ONNX Runtime optimized it."""
+        onnx = import_or_explain("onnx", "onnxruntime")
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            self._open(self._loaded(), optimized)
+            nodes = onnx.load(optimized).graph.node
+        kernels = tuple(
+            (node.name, "int8" if node.op_type in INTEGER_NODES else "float32", node.op_type)
+            for node in nodes
+            if node.op_type in INTEGER_NODES + FLOAT_NODES
+        )
+        integer = sum(kernel in INTEGER_NODES for _, _, kernel in kernels)
+        quantized = any(node.op_type == "DequantizeLinear" for node in nodes)
+        return PrecisionReport(self.engine, kernels, integer, (FLOAT_NOTE,) if quantized and not integer else ())
