@@ -177,6 +177,10 @@ class DDTBActivation(ActivationQuantizer):
         self.register_buffer("gate_is_applied", torch.tensor(False))
         self.register_buffer("channels", torch.zeros((), dtype=torch.int64))  # seen by observe; a gate needs it
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.gate_logits = None  # those of an earlier batch must not reach the regulariser
+        return super().forward(x)
+
     def add_gate(self, gate: Gate) -> None:
         """Give this quantizer a gate; until ``apply_gate(True)`` its logits are computed but not used."""
         self.gate = gate.to(self.upper.device)
@@ -212,7 +216,6 @@ class DDTBActivation(ActivationQuantizer):
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         lower: torch.Tensor = self.lower
         upper: torch.Tensor = self.upper
-        self.gate_logits = None
         if self.gate is not None:
             self.gate_logits = self.gate(x)
             if self._gate_applied:

@@ -103,7 +103,7 @@ def check_finite(x: torch.Tensor) -> None:
 
 def mean_sample_maximum(x: torch.Tensor) -> torch.Tensor:
     """Return the mean over samples (axis 0) of max|x| over the other axes, as a (1,) tensor (PAMS, section 1.2)."""
-    return x.detach().abs().flatten(1).amax(dim=1).mean().reshape(1)
+    return x.detach().abs().reshape(len(x) if x.ndim else 1, -1).amax(dim=1).mean().reshape(1)
 
 
 def reconstruction_bound(x: torch.Tensor, bits: int) -> torch.Tensor:

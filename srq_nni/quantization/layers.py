@@ -138,7 +138,7 @@ def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def _quantize_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    quantizer = module.get_submodule(CHILD_NAMES[OUTPUT])
-    if isinstance(output, tuple):
-        return (quantizer(output[0]), *output[1:])
-    return quantizer(output)
+    first, *rest = output if isinstance(output, tuple) else (output,)
+    # A copy: the quantizer keeps its result for the backward pass, and a ReLU in place often comes next.
+    quantized = module.get_submodule(CHILD_NAMES[OUTPUT])(first).clone()
+    return (quantized, *rest) if isinstance(output, tuple) else quantized
