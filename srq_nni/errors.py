@@ -35,8 +35,10 @@ class ExportError(SRQError, RuntimeError):
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed spelling, or an empty string."""
-    near = get_close_matches(str(given), [str(name) for name in allowed], n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    near = get_close_matches(str(given), [str(name) for name in allowed], n=5, cutoff=0.5)
+    letters = sorted(str(given).lower())
+    swapped = [name for name in near if sorted(name.lower()) == letters]  # EDRS is EDSR rather than EDVR
+    return f"; did you mean '{(swapped or near)[0]}'?" if near else ""
 
 
 def listing(names: Iterable[object], limit: int = 8) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from basicsr.archs.arch_util import ResidualBlockNoBN
+from basicsr.archs import arch_util
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
@@ -16,10 +16,10 @@ from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 
 
-class SitedResidualBlockNoBN(ResidualBlockNoBN):
+class ResidualBlockNoBN(arch_util.ResidualBlockNoBN):
     """BasicSR's residual block with two named places for quantizers: ``shortcut`` and (scaled) ``branch``.
 
-    The parameter names stay those of the float block.
+    The parameter names stay those of the float block, and so does the class name, which NNI's ``op_types`` reads.
     """
 
     def __init__(self, num_feat: int = 64, res_scale: float = 1, pytorch_init: bool = False) -> None:
@@ -28,7 +28,7 @@ class SitedResidualBlockNoBN(ResidualBlockNoBN):
         self.branch = nn.Identity()
 
     @classmethod
-    def from_block(cls, block: ResidualBlockNoBN) -> SitedResidualBlockNoBN:
+    def from_block(cls, block: arch_util.ResidualBlockNoBN) -> ResidualBlockNoBN:
         """Return a block with sites that shares the convolutions of ``block``."""
         sited = cls.__new__(cls)
         sited.__dict__.update(block.__dict__)
@@ -52,14 +52,16 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
     """
     arguments = dict(network)
     name = arguments.pop("type", None)
-    if name not in ARCH_REGISTRY:
+    if not isinstance(name, str) or name not in ARCH_REGISTRY:
         known = [known for known, _ in ARCH_REGISTRY]
         raise OptionError(
             f"network_g: type {name!r} is not known; give a registered network{did_you_mean(name, known)}"
         )
     try:
         return ARCH_REGISTRY.get(name)(**arguments)
-    except (TypeError, ValueError) as error:
+    except OptionError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"network_g: {error}; give the arguments of {name}") from None
 
 
@@ -67,8 +69,8 @@ def expose_sites(model: nn.Module) -> nn.Module:
     """Replace, in place, each ResidualBlockNoBN by the same block with named quantizer sites; return ``model``."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is ResidualBlockNoBN:
-                setattr(module, name, SitedResidualBlockNoBN.from_block(child))
+            if type(child) is arch_util.ResidualBlockNoBN:
+                setattr(module, name, ResidualBlockNoBN.from_block(child))
     return model
 
 

@@ -23,6 +23,12 @@ from srq_nni.quantization.methods import METHODS, get_method
 SELECTORS = ("op_types", "op_names", "op_names_re")
 EXCLUSIONS = ("exclude_op_types", "exclude_op_names", "exclude_op_names_re")
 ENTRY_KEYS = (*SELECTORS, *EXCLUSIONS, "target_names", "target_settings", "quant_dtype")
+BESIDE_CONFIG_LIST = {
+    "bits": "give quant_dtype there",
+    "wiring": "its entries are the wiring",
+    "calibration": "give it in target_settings there",
+    "percentile": "give it in target_settings there",
+}
 TARGET_ALIASES = {"_input_": INPUT, "_output_": OUTPUT}
 
 
@@ -39,7 +45,7 @@ class QuantizationOptions(BaseModel):
 
     Attributes:
         quantizer: ``pams`` or ``ddtb``.
-        bits: 2 to 8, or ``{weight: .., activation: ..}``.
+        bits: 2 to 8, or ``{weight: .., activation: ..}``; needed unless there is a config_list.
         wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
         config_list: NNI's format, instead of the preset.
         calibration: how activation bounds start; the allowed names depend on the quantizer.
@@ -54,7 +60,7 @@ class QuantizationOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     quantizer: str
-    bits: int | Bits
+    bits: int | Bits | None = None
     wiring: str = "paper"
     config_list: list[dict[str, Any]] | None = None
     calibration: str | None = None
@@ -88,27 +94,27 @@ class QuantizationOptions(BaseModel):
     def _nothing_is_ignored(self) -> QuantizationOptions:
         if self.config_list is not None and not self.config_list:
             raise OptionError("config_list: it is empty; name modules in it, or delete it to get the preset")
+        if self.config_list is None and self.bits is None:
+            raise OptionError("key 'bits' is missing; add it below 'quantization:'")
         for key in ("static_iters", "dynamic_ratio", "gate_loss_weight"):
             if key in self.model_fields_set and self.quantizer != "ddtb":
                 raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
         if self.quantizer == "ddtb" and self.calibration_iters < 1:
             raise OptionError("calibration_iters: 0 leaves ddtb without an observation; give at least 1")
+        for key, instead in BESIDE_CONFIG_LIST.items():
+            if self.config_list is not None and key in self.model_fields_set:
+                raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
         for key in ("calibration", "percentile"):
-            if getattr(self, key) is None:
-                continue
-            if self.config_list is not None:
-                raise OptionError(f"{key}: it has no effect beside config_list; give it in target_settings there")
-            if key not in METHODS[self.quantizer].activation_options:
+            if getattr(self, key) is not None and key not in METHODS[self.quantizer].activation_options:
                 raise OptionError(f"{key}: {self.quantizer} has no such setting; delete it")
         return self
 
-    @property
-    def weight_bits(self) -> int:
-        return self.bits.weight if isinstance(self.bits, Bits) else self.bits
-
-    @property
-    def activation_bits(self) -> int:
-        return self.bits.activation if isinstance(self.bits, Bits) else self.bits
+    def bits_of(self, target: str) -> int:
+        """Return the bit width that ``bits`` gives a target; not for options with a config_list."""
+        assert self.bits is not None
+        if isinstance(self.bits, int):
+            return self.bits
+        return self.bits.weight if target == WEIGHT else self.bits.activation
 
 
 @dataclass(frozen=True)
@@ -193,18 +199,17 @@ def sites_config_list(arch_or_model: str | nn.Module, options: QuantizationOptio
     for pattern, targets in preset.wirings[options.wiring]:
         settings = {}
         for target in targets:
-            bits = options.weight_bits if target == WEIGHT else options.activation_bits
             allowed = method.weight_options if target == WEIGHT else method.activation_options
             published = preset.weight_percentile if target == WEIGHT else preset.percentile
             percentile = published if options.percentile is None else options.percentile
             given = {"calibration": options.calibration, "percentile": percentile}
             chosen = {key: value for key, value in given.items() if key in allowed and value is not None}
-            settings[target] = {"quant_dtype": f"int{bits}", **chosen}
+            settings[target] = {"quant_dtype": f"int{options.bits_of(target)}", **chosen}
         entries.append(
             {
                 "op_names_re": [pattern],
                 "target_names": list(targets),
-                "quant_dtype": f"int{options.activation_bits}",
+                "quant_dtype": f"int{options.bits_of(INPUT)}",
                 "target_settings": settings,
             }
         )

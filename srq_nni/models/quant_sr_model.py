@@ -106,12 +106,16 @@ class QuantSRModel(SRModel):
         if self.quantization.quantizer == "ddtb" and current_iter == self.quantization.calibration_iters + 1:
             self._start_gates(net)
         enter_phase(net, self.phase)
+        if self.ema_decay > 0:
+            enter_phase(self.net_g_ema, self.phase)  # validation sees the average in the same phase
 
     def _start_gates(self, net: nn.Module) -> None:
         ratio = self.quantization.dynamic_ratio
         if ratio is None:
             ratio = find_preset(self.base_network["type"]).dynamic_ratio
-        chosen = start_bounds_and_gates(net, ratio)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.opt.get("manual_seed") or 0)  # a resumed run must create the same gates
+            chosen = start_bounds_and_gates(net, ratio)
         get_root_logger().info(f"Gates on {len(chosen)} layers: {', '.join(chosen) or 'none'}.")
         self.optimizer_g.param_groups[2]["params"].extend(gate_parameters(net))
         if self.ema_decay > 0:

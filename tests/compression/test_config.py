@@ -1,0 +1,310 @@
+"""The quantization block and config_lists: every form that is allowed, and the exact sentence for each that is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import srq_nni
+from srq_nni.archs.quantized_arch import build_float, expose_sites
+from srq_nni.compression.config import QuantizationOptions, Site, options_from, quantization_sites, sites_config_list
+from srq_nni.errors import OptionError, QuantizationError, SRQError
+from srq_nni.quantization.layers import INPUT, OUTPUT, WEIGHT
+
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
+INT4 = {"quant_dtype": "int4"}
+
+
+def sites(*entries: dict[str, Any], method: str = "pams") -> list[tuple[str, str, int]]:
+    found = quantization_sites(expose_sites(build_float(EDSR)), entries, method)
+    return [(site.module, site.target, site.bits) for site in found]
+
+
+def both(*modules: str, bits: int = 4) -> list[tuple[str, str, int]]:
+    return [(module, target, bits) for module in modules for target in (INPUT, WEIGHT)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"op_names": ["body.1.conv1"]}, both("body.1.conv1")),
+        ({"op_names": ["conv_last", "conv_first"]}, both("conv_first", "conv_last")),
+        ({"op_names_re": [r"body\.\d+\.conv1"]}, both("body.0.conv1", "body.1.conv1")),
+        (
+            {"op_names_re": [r"body\.0\.", r"body\.1\."], "op_types": ["Conv2d"], "exclude_op_names_re": [r".*conv2"]},
+            both("body.0.conv1", "body.1.conv1"),
+        ),
+        (
+            {"op_types": ["Conv2d"], "exclude_op_names": ["conv_first", "upsample.0"], "exclude_op_names_re": ["body"]},
+            both("conv_after_body", "conv_last"),
+        ),
+        ({"op_types": ["Conv2d"], "exclude_op_names_re": [r"body", r"conv_", r"upsample"]}, None),
+        ({"op_names_re": [r"upsample"], "exclude_op_types": ["PixelShuffle", "Upsample"]}, both("upsample.0")),
+    ],
+)
+def test_selectors(entry: dict[str, Any], expected: list[tuple[str, str, int]] | None) -> None:
+    if expected is None:
+        with pytest.raises(OptionError, match="together select no module; leave one of them out"):
+            sites({**entry, **INT4})
+    else:
+        assert sites({**entry, **INT4}) == expected
+
+
+@pytest.mark.parametrize("name", ["_input_", "_input_0"])
+@pytest.mark.parametrize("setting", ["_input_", "_input_0"])
+def test_aliases_of_the_input_mean_the_same(name: str, setting: str) -> None:
+    entry = {
+        "op_names": ["conv_first"],
+        "target_names": [name, "weight"],
+        "target_settings": {setting: {"quant_dtype": "int8"}, "weight": {"quant_dtype": "int2"}},
+    }
+    assert sites(entry) == [("conv_first", INPUT, 8), ("conv_first", WEIGHT, 2)]
+
+
+def test_output_alias_and_a_module_that_is_no_convolution() -> None:
+    entry = {"op_names": ["body.0", "body.1.relu"], "target_names": ["_output_"], **INT4}
+    assert sites(entry) == [("body.0", OUTPUT, 4), ("body.1.relu", OUTPUT, 4)]
+
+
+def test_targets_may_be_named_by_their_settings_alone() -> None:
+    entry = {"op_names": ["conv_first"], "target_settings": {"weight": {"quant_dtype": "int3"}}}
+    assert sites(entry) == [("conv_first", WEIGHT, 3)]
+
+
+def test_entries_mix_bits_and_come_out_in_the_order_of_the_network() -> None:
+    found = sites(
+        {"op_names": ["body.1.conv2"], "quant_dtype": "int8"},
+        {"op_names": ["body.0.conv1"], "target_names": ["weight"], "quant_dtype": "int2"},
+        {"op_names": ["body.0.conv1"], "target_names": ["_input_"], "quant_dtype": "int5"},
+    )
+    assert found == [("body.0.conv1", INPUT, 5), ("body.0.conv1", WEIGHT, 2), *both("body.1.conv2", bits=8)]
+
+
+def test_settings_reach_the_quantizer() -> None:
+    entry = {
+        "op_names": ["conv_first"],
+        "target_names": ["_input_", "weight"],
+        "target_settings": {
+            "_input_": {"quant_dtype": "int4", "percentile": 97.0, "calibration": "official", "limit_levels": False},
+            "weight": {"quant_dtype": "int4", "percentile": 100.0},
+        },
+    }
+    first, second = quantization_sites(build_float(EDSR), [entry], "ddtb")
+    assert first.options == {"percentile": 97.0, "calibration": "official", "limit_levels": False}
+    assert second == Site("conv_first", WEIGHT, 4, {"percentile": 100.0})
+
+
+KEYS = (
+    "op_types, op_names, op_names_re, exclude_op_types, exclude_op_names, exclude_op_names_re, "
+    "target_names, target_settings, quant_dtype"
+)
+NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body.0.shortcut, body.0.branch and 11 more"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"op_names": ["body.0.conv3"]}, "op_names: 'body.0.conv3' selects no module; did you mean 'body.0.conv2'?"),
+        (
+            {"op_names": ["conv_first", "zzz"]},
+            f"op_names: 'zzz' selects no module; the network has {NAMES}",
+        ),
+        (
+            {"op_names_re": ["body", "boby.*conv1"]},
+            "op_names_re: 'boby.*conv1' selects no module; did you mean 'body.1.conv1'?",
+        ),
+        ({"op_types": ["Conv2D"]}, "op_types: 'Conv2D' selects no module; did you mean 'Conv2d'?"),
+        (
+            {"op_types": ["Conv2d"], "exclude_op_names": ["conv_frist"]},
+            "exclude_op_names: 'conv_frist' selects no module; did you mean 'conv_first'?",
+        ),
+        (
+            {"op_names_re": ["("]},
+            "op_names_re: '(' is not a pattern (missing ), unterminated subpattern at position 0); mend it",
+        ),
+        ({"op_names": "conv_first"}, "op_names: 'conv_first' is not a list of names; write [conv_first]"),
+        ({"op_names_re": [None]}, "op_names_re: [None] is not a list of names; write [[None]]"),
+        ({"op_name": ["body"]}, f"key 'op_name' is not known; allowed are {KEYS}; did you mean 'op_names'?"),
+        ({}, "none of op_types, op_names, op_names_re is given; name the modules to quantize"),
+        (
+            {"op_names": ["conv_first"], "target_names": "weight"},
+            "target_names: 'weight' is not a list of names; write [weight]",
+        ),
+        (
+            {"op_names": ["conv_first"], "target_names": ["weight"], "target_settings": {"wieght": INT4}},
+            "target_settings: 'wieght' is not one of target_names (weight); did you mean 'weight'?",
+        ),
+        (
+            {"op_names": ["conv_first"], "target_names": ["weight"], "target_settings": {"_input_": INT4}},
+            "target_settings: '_input_' is not one of target_names (weight); add it there",
+        ),
+        (
+            {"op_names": ["conv_first"], "target_settings": ["weight"]},
+            "target_settings: ['weight'] is not a block of targets; give quant_dtype below each",
+        ),
+        (
+            {"op_names": ["conv_first"], "target_settings": {"weight": "int4"}},
+            "target_settings: {'weight': 'int4'} is not a block of targets; give quant_dtype below each",
+        ),
+        (
+            {"op_names": ["conv_first"], "quant_dtype": "int9"},
+            "quant_dtype 'int9' is not allowed; give 'int2' to 'int8'",
+        ),
+        ({"op_names": ["conv_first"], "quant_dtype": 4}, "quant_dtype 4 is not allowed; give 'int2' to 'int8'"),
+        ({"op_names": ["conv_first"], "quant_dtype": None}, "quant_dtype None is not allowed; give 'int2' to 'int8'"),
+        (
+            {"op_names": ["conv_first"], "target_settings": {"_input_": {**INT4, "percentil": 99}}},
+            "setting 'percentil' of target '_input_' is not known to ddtb; "
+            "allowed are quant_dtype, calibration, percentile, limit_levels; did you mean 'percentile'?",
+        ),
+        (
+            {"op_names": ["conv_first"], "target_settings": {"weight": {**INT4, "granularity": "per_channel"}}},
+            "setting 'granularity' of target 'weight' is not known to ddtb; "
+            "allowed are quant_dtype, percentile, limit_levels",
+        ),
+    ],
+)
+def test_a_wrong_entry_is_one_exact_sentence(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        sites({**INT4, **entry}, method="ddtb")
+    assert str(caught.value) == f"config_list entry 0: {message}"
+
+
+def test_a_target_may_be_named_only_once() -> None:
+    entry = {"op_names_re": [r"body\.0\.conv"], **INT4}
+    with pytest.raises(OptionError) as caught:
+        sites(entry, {"op_names": ["body.0.conv2"], "target_names": ["weight"], **INT4})
+    assert str(caught.value) == (
+        "config_list entry 1: target 'weight' of 'body.0.conv2' is quantized twice; name it once"
+    )
+
+
+def test_an_unknown_target_names_module_and_targets() -> None:
+    from srq_nni.archs.quantized_arch import insert_quantizers
+
+    entry = {"op_names": ["conv_first"], "target_names": ["wieght"], **INT4}
+    with pytest.raises(QuantizationError) as caught:
+        insert_quantizers(build_float(EDSR), options_from({"quantizer": "pams", "config_list": [entry]}))
+    assert str(caught.value) == (
+        "target 'wieght' of module 'conv_first' is not known; give one of weight, _input_0, _output_0; "
+        "did you mean 'weight'?"
+    )
+
+
+BLOCK_KEYS = ", ".join(QuantizationOptions.model_fields)
+BITS = "is not a bit width that can be quantized to; give an integer from 2 to 8"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 1}, f"bits: 1 {BITS}"),
+        ({"bits": 9}, f"bits: 9 {BITS}"),
+        ({"bits": 32}, f"bits: 32 {BITS}"),
+        ({"bits": "4"}, f"bits: '4' {BITS}"),
+        ({"bits": 4.0}, f"bits: 4.0 {BITS}"),
+        ({"bits": True}, f"bits: True {BITS}"),
+        ({"bits": None}, f"bits: None {BITS}"),
+        ({"bits": [4]}, f"bits: [4] {BITS}"),
+        ({"bits": {"weight": 4}}, "bits: keys weight are not allowed; give both 'weight' and 'activation'"),
+        (
+            {"bits": {"weight": 4, "act": 4}},
+            "bits: keys weight, act are not allowed; give both 'weight' and 'activation'",
+        ),
+        ({"bits": {"weight": 4, "activation": 9}}, f"bits.activation: 9 {BITS}"),
+        ({"quantizer": "pasm"}, "quantizer: 'pasm' is not known; give one of pams, ddtb; did you mean 'pams'?"),
+        ({"quantizer": "lsq"}, "quantizer: 'lsq' is not known; give one of pams, ddtb"),
+        ({"quantizer": 3}, "quantizer: 3 is not allowed (input should be a valid string)"),
+        (
+            {"wiring": "deplyo"},
+            "wiring: 'deplyo' is not known; give one of paper, deploy, official; did you mean 'deploy'?",
+        ),
+        ({"wirring": "paper"}, f"key 'wirring' is not known; allowed are {BLOCK_KEYS}; did you mean 'wiring'?"),
+        ({"config_list": []}, "config_list: it is empty; name modules in it, or delete it to get the preset"),
+        ({"config_list": 3}, "config_list: 3 is not allowed (input should be a valid list)"),
+        ({"config_list": ["conv"]}, "config_list.0: 'conv' is not allowed (input should be a valid dictionary)"),
+        (
+            {"config_list": [{"op_names": ["conv_first"]}], "calibration": "mse"},
+            "calibration: it has no effect beside config_list; give it in target_settings there",
+        ),
+        (
+            {"config_list": [{"op_names": ["conv_first"]}], "bits": 4},
+            "bits: it has no effect beside config_list; give quant_dtype there",
+        ),
+        (
+            {"config_list": [{"op_names": ["conv_first"]}], "wiring": "paper"},
+            "wiring: it has no effect beside config_list; its entries are the wiring",
+        ),
+        ({"percentile": 95}, "percentile: pams has no such setting; delete it"),
+        (
+            {"calibration_iters": -1},
+            "calibration_iters: -1 is not allowed (input should be greater than or equal to 0)",
+        ),
+        (
+            {"calibration_iters": "ten"},
+            "calibration_iters: 'ten' is not allowed (input should be a valid integer, "
+            "unable to parse string as an integer)",
+        ),
+    ],
+)
+def test_a_wrong_block_is_one_exact_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        options_from({"quantizer": "pams"} | ({} if change.get("config_list") else {"bits": 4}) | change)
+    assert str(caught.value) == f"quantization: {message}"
+
+
+@pytest.mark.parametrize("key", ["quantizer", "bits"])
+def test_a_missing_key_is_named(key: str) -> None:
+    block = {"quantizer": "pams", "bits": 4}
+    del block[key]
+    with pytest.raises(OptionError) as caught:
+        options_from(block)
+    assert str(caught.value) == f"quantization: key '{key}' is missing; add it below 'quantization:'"
+
+
+@pytest.mark.parametrize("block", [None, 4, "pams", ["pams"]])
+def test_a_block_must_be_a_block(block: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        options_from(block)
+    assert str(caught.value) == (
+        f"quantization: {block!r} is not a block; give at least 'quantizer' and 'bits' below it"
+    )
+
+
+def test_bits_of_both_kinds() -> None:
+    same = options_from({"quantizer": "pams", "bits": 3})
+    mixed = options_from({"quantizer": "pams", "bits": {"weight": 2, "activation": 6}})
+    assert [same.bits_of(target) for target in (WEIGHT, INPUT, OUTPUT)] == [3, 3, 3]
+    assert [mixed.bits_of(target) for target in (WEIGHT, INPUT, OUTPUT)] == [2, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (
+            ("EDRS", "pams", 4),
+            {},
+            "network 'EDRS' has no preset; allowed are EDSR, MSRResNet, RDN, SRResNet, "
+            "or write a config_list that names its modules; did you mean 'EDSR'?",
+        ),
+        (("EDSR", "pams", 9), {}, f"quantization: bits: 9 {BITS}"),
+        (("EDSR", "dbtb", 4), {}, "quantization: quantizer: 'dbtb' is not known; give one of pams, ddtb; did you mean"),
+        (("EDSR", "pams", 4, "papper"), {}, "quantization: wiring: 'papper' is not known; give one of"),
+        (("EDSR", "ddtb", 4), {"percentil": 95}, "quantization: key 'percentil' is not known; allowed are"),
+    ],
+)
+def test_config_list_refuses(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        srq_nni.config_list(*arguments, **options)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_users_config_list_is_taken_as_it_is() -> None:
+    entries = [{"op_names": ["conv_first"], **INT4}]
+    options = options_from({"quantizer": "pams", "config_list": entries})
+    assert sites_config_list("no preset needed", options) == entries
+
+
+def test_every_error_is_an_srq_error() -> None:
+    assert issubclass(OptionError, SRQError) and issubclass(OptionError, ValueError)

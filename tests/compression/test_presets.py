@@ -1,0 +1,91 @@
+"""The presets as config_lists: NNI's own format, accepted by NNI's own schema and selector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from nni.compression.base.config import select_modules_by_config
+
+import srq_nni
+from srq_nni.archs.quantized_arch import build_float, expose_sites
+from srq_nni.compression.config import quantization_sites
+from srq_nni.compression.presets import PRESETS, WIRINGS, find_preset
+from srq_nni.quantization.layers import INPUT, WEIGHT
+
+RDN = {"type": "RDN", "num_feat": 8, "num_block": 2, "num_layer": 3, "num_grow_ch": 4, "upscale": 2}
+
+
+def settings(entries: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
+    return [entry["target_settings"][target] for entry in entries if target in entry["target_names"]]
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+@pytest.mark.parametrize("wiring", WIRINGS)
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_presets_have_nnis_keys_only(arch: str, wiring: str, method: str) -> None:
+    entries = srq_nni.config_list(arch, method, {"weight": 2, "activation": 8}, wiring)
+    assert entries
+    for entry in entries:
+        assert set(entry) == {"op_names_re", "target_names", "quant_dtype", "target_settings"}
+        assert set(entry["target_settings"]) == set(entry["target_names"])
+    assert {setting["quant_dtype"] for setting in settings(entries, WEIGHT)} == {"int2"}
+    assert {setting["quant_dtype"] for setting in settings(entries, INPUT)} == {"int8"}
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_patterns_end_where_they_should(arch: str) -> None:
+    """Ten or more blocks: ``body.1`` must not stand for ``body.10``, and no entry may overlap another."""
+    network = {"type": arch, "num_feat": 4, "num_block": 11, "upscale": 2}
+    network |= {"num_layer": 11, "num_grow_ch": 4} if arch == "RDN" else {}
+    network |= {"num_in_ch": 3, "num_out_ch": 3} if arch == "EDSR" else {}
+    for wiring in WIRINGS:
+        model = expose_sites(build_float(network))
+        sites = quantization_sites(model, srq_nni.config_list(arch, "pams", 4, wiring), "pams")
+        per_block = 2 if arch != "RDN" else 12
+        extra = 0 if arch != "RDN" else 2
+        assert sum(site.target == WEIGHT for site in sites) == 11 * per_block + extra
+
+
+def test_nni_selects_the_same_modules() -> None:
+    model = expose_sites(build_float(RDN))
+    entries = srq_nni.config_list(model, "pams", 4, "official")
+    chosen = {name for entry in entries for name in select_modules_by_config(model, entry)[0]}
+    assert chosen == {site.module for site in quantization_sites(model, entries, "pams")}
+
+
+def test_a_network_and_its_name_give_the_same_list() -> None:
+    assert srq_nni.config_list(build_float(RDN), "ddtb", 4) == srq_nni.config_list("RDN", "ddtb", 4)
+
+
+@pytest.mark.parametrize(
+    ("arch", "percentile", "weight_percentile"),
+    [("EDSR", 99.0, 99.0), ("MSRResNet", 99.0, 99.0), ("SRResNet", 99.0, 99.0), ("RDN", 95.0, 100.0)],
+)
+def test_published_percentiles(arch: str, percentile: float, weight_percentile: float) -> None:
+    entries = srq_nni.config_list(arch, "ddtb", 4)
+    assert {setting["percentile"] for setting in settings(entries, INPUT)} == {percentile}
+    assert {setting["percentile"] for setting in settings(entries, WEIGHT)} == {weight_percentile}
+    own = srq_nni.config_list(arch, "ddtb", 4, percentile=97)
+    assert {setting["percentile"] for target in (INPUT, WEIGHT) for setting in settings(own, target)} == {97.0}
+
+
+@pytest.mark.parametrize(("method", "calibration"), [("pams", "mse"), ("ddtb", "official")])
+def test_calibration_goes_to_activations_only(method: str, calibration: str) -> None:
+    entries = srq_nni.config_list("EDSR", method, 4, calibration=calibration)
+    assert {setting["calibration"] for setting in settings(entries, INPUT)} == {calibration}
+    assert not [setting for setting in settings(entries, WEIGHT) if "calibration" in setting]
+    assert "calibration" not in settings(srq_nni.config_list("EDSR", method, 4), INPUT)[0]
+
+
+def test_pams_has_no_percentile() -> None:
+    assert all(set(setting) == {"quant_dtype"} for setting in settings(srq_nni.config_list("RDN", "pams", 4), INPUT))
+
+
+def test_paper_is_the_default_wiring() -> None:
+    assert srq_nni.config_list("RDN", "pams", 4) == srq_nni.config_list("RDN", "pams", 4, "paper")
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_every_preset_knows_all_wirings(arch: str) -> None:
+    assert tuple(find_preset(arch).wirings) == WIRINGS

@@ -1,0 +1,258 @@
+"""QuantSRModel through BasicSR's own classes: groups, phases, teacher, losses, EMA, saving."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from basicsr.models import build_model
+
+import srq_nni
+from srq_nni import checkpoint
+from srq_nni.errors import OptionError
+from srq_nni.functional import skt_loss
+from srq_nni.models.quant_sr_model import QuantSRModel
+from srq_nni.quantization.layers import activation_quantizers
+from tests.sr_data import batch, changed, float_checkpoint, train_options
+
+# DDTB's first iterations only observe, so the first scheduler step comes before the first optimizer step.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+DDTB = {"quantizer": "ddtb", "bits": 2, "calibration_iters": 2, "static_iters": 2, "dynamic_ratio": 0.5}
+NAMES = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@pytest.fixture
+def options(photo_folders: Path, tmp_path: Path) -> dict[str, Any]:
+    opt = train_options(photo_folders, float_checkpoint(tmp_path / "float.pth"))
+    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1}
+    opt["path"] |= {"models": str(tmp_path / "models"), "training_states": str(tmp_path / "states")}
+    return opt
+
+
+@pytest.fixture
+def batches(photo_folders: Path) -> list[dict[str, torch.Tensor]]:
+    return [batch(photo_folders, *NAMES[:2]), batch(photo_folders, *NAMES[2:])]
+
+
+def train(model: Any, batches: list[dict[str, torch.Tensor]], first: int, last: int) -> list[dict[str, float]]:
+    """Run BasicSR's loop over iterations ``first`` to ``last`` and return what it logs."""
+    logs = []
+    for iteration in range(first, last + 1):
+        model.update_learning_rate(iteration, warmup_iter=-1)
+        model.feed_data(batches[iteration % len(batches)])
+        model.optimize_parameters(iteration)
+        logs.append(dict(model.get_current_log()))
+    return logs
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(model.get_bare_model(model.net_g).state_dict())
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_losses_fall_and_bounds_move(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    options["train"]["optim_g"]["lr"] = 1e-3
+    options["train"]["scheduler"]["milestones"] = []
+    model = build_model(options)
+    logs = train(model, batches, 1, 2)
+    calibrated = [bound.clone() for _, quantizer in activation_quantizers(model.net_g) for bound in quantizer.bounds()]
+    logs += train(model, batches, 3, 40)
+
+    assert set(logs[0]) == {"l_pix", "l_skt"}
+    assert sum(log["l_pix"] for log in logs[-4:]) < 0.8 * sum(log["l_pix"] for log in logs[:4])
+    moved = [bound for _, quantizer in activation_quantizers(model.net_g) for bound in quantizer.bounds()]
+    assert all(not torch.equal(before, after) for before, after in zip(calibrated, moved, strict=True))
+
+
+@pytest.mark.parametrize("block", [{"quantizer": "pams", "bits": 4}, DDTB])
+def test_bounds_have_a_group_of_their_own(options: dict[str, Any], block: dict[str, Any]) -> None:
+    options = changed(options, "quantization", block)
+    options["train"]["optim_g"]["weight_decay"] = 0.1
+    model = build_model(options)
+    weights, bounds, *gates = model.optimizer_g.param_groups
+    expected = [bound for _, quantizer in activation_quantizers(model.net_g) for bound in quantizer.bounds()]
+
+    assert (weights["lr"], weights["weight_decay"]) == (1e-4, 0.1)
+    assert (bounds["lr"], bounds["weight_decay"]) == (1e-2, 0.0)
+    assert {id(p) for p in bounds["params"]} == {id(p) for p in expected}
+    everything = [id(p) for group in model.optimizer_g.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.net_g.parameters())
+    assert [group["params"] for group in gates] == ([[]] if block["quantizer"] == "ddtb" else [])
+    assert model.get_current_learning_rate()[:2] == [1e-4, 1e-2]
+
+
+def test_optim_q_sets_the_rate_of_the_bounds(options: dict[str, Any]) -> None:
+    options["train"]["optim_q"] = {"lr": 0.5}
+    model = build_model(options)
+    assert [group["lr"] for group in model.optimizer_g.param_groups] == [1e-4, 0.5]
+
+
+def test_the_phase_follows_from_the_iteration_alone(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    model = build_model(options)
+    for iteration, mode in [(1, "calibrate"), (3, "quantize"), (2, "calibrate"), (1000, "quantize")]:
+        model.set_phase(iteration)
+        assert {quantizer.mode for _, quantizer in activation_quantizers(model.net_g)} == {mode}
+    train(model, batches, 1, 5)
+    assert {int(quantizer.statistic.count) for _, quantizer in activation_quantizers(model.net_g)} == {2}
+
+
+def test_teacher_is_frozen_and_not_the_student(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    other = float_checkpoint(tmp_path / "teacher.pth", seed=5)
+    model = build_model(changed(options, "path:pretrain_network_t", other))
+    stored = checkpoint.read(other)["params"]
+    train(model, batches, 1, 4)
+
+    assert same(dict(model.teacher.state_dict()), stored)
+    assert not model.teacher.training and not any(p.requires_grad for p in model.teacher.parameters())
+    optimized = {p.data_ptr() for group in model.optimizer_g.param_groups for p in group["params"]}
+    assert optimized.isdisjoint(p.data_ptr() for p in model.teacher.parameters())
+    assert not torch.equal(stored["conv_first.weight"], model.net_g.state_dict()["conv_first.weight"])
+    assert not list(activation_quantizers(model.teacher))
+
+
+def test_skt_is_weighed_and_optional(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    model = build_model(options)
+    features = {}
+    for name, net in (("student", model.net_g), ("teacher", model.teacher)):
+        net.upsample.register_forward_pre_hook(lambda _, args, name=name: features.update({name: args[0].detach()}))
+    first = train(model, batches, 1, 1)[0]
+    assert first["l_skt"] == pytest.approx(3.92 * float(skt_loss(features["student"], features["teacher"])), rel=1e-5)
+    assert first["l_skt"] > 0
+
+    heavy = train(build_model(changed(options, "train:skt_opt:loss_weight", 39.2)), batches, 1, 1)[0]
+    assert heavy["l_skt"] == pytest.approx(10 * first["l_skt"], rel=1e-5)
+    assert heavy["l_pix"] == first["l_pix"]
+
+    del options["train"]["skt_opt"], options["path"]["pretrain_network_t"]
+    plain = build_model(options)
+    assert plain.teacher is None
+    assert set(train(plain, batches, 1, 1)[0]) == {"l_pix"}
+
+
+def test_ema_averages_weights_and_copies_bounds_and_buffers(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    model = build_model(options)
+    bounds = {name for name, _ in model.net_g.named_parameters() if "quantizer" in name}
+    average = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
+    assert len(bounds) == 2
+    for iteration in range(1, 6):
+        train(model, batches, iteration, iteration)
+        for name, parameter in model.net_g.named_parameters():
+            average[name] = 0.9 * average[name] + (1 - 0.9) * parameter.detach()
+    live, smooth = dict(model.net_g.named_parameters()), dict(model.net_g_ema.named_parameters())
+    for name, parameter in smooth.items():
+        if name in bounds:
+            assert torch.equal(parameter, live[name]), name
+        else:
+            torch.testing.assert_close(parameter, average[name], rtol=1e-6, atol=1e-8)
+    assert not torch.equal(smooth["conv_first.weight"], live["conv_first.weight"])
+    assert same(dict(model.net_g_ema.named_buffers()), dict(model.net_g.named_buffers()))
+
+
+def test_ema_follows_the_gates(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    """What validation sees during training is what the saved average computes when it is loaded."""
+    model = build_model(changed(options, "quantization", DDTB))
+    train(model, batches, 1, 6)
+    model.save(0, 6)
+    model.feed_data(batches[0])
+    model.test()
+    loaded = srq_nni.load(Path(options["path"]["models"]) / "net_g_6.pth")
+    gated = [quantizer for _, quantizer in activation_quantizers(loaded) if quantizer.gate is not None]
+    assert len(gated) == 1 and bool(gated[0].gate_is_applied)
+    with torch.no_grad():
+        assert torch.equal(model.output, loaded(batches[0]["lq"]))
+
+
+def test_validation_leaves_the_training_state_alone(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    for block in (options["quantization"], DDTB):
+        model = build_model(changed(changed(options, "train:ema_decay", 0), "quantization", block))
+        train(model, batches, 1, 1)
+        before = state(model)
+        model.feed_data(batches[1])
+        model.test()
+        assert same(state(model), before)
+        assert model.net_g.training
+
+
+def test_files_say_what_they_are(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    model = build_model(options)
+    train(model, batches, 1, 3)
+    model.save(0, 3)
+    model.save(-1, -1)
+    folder = Path(options["path"]["models"])
+    assert sorted(file.name for file in folder.iterdir()) == ["net_g_3.pth", "net_g_latest.pth"]
+    assert [file.name for file in Path(options["path"]["training_states"]).iterdir()] == ["3.state"]
+
+    content = torch.load(folder / "net_g_3.pth", weights_only=True)
+    assert set(content) == {"params", "params_ema", "srq"}
+    assert content["srq"]["network"] == options["network_g"]
+    assert content["srq"]["quantization"] == options["quantization"]
+    loaded = srq_nni.load(folder / "net_g_latest.pth")
+    assert same(dict(loaded.state_dict()), dict(model.net_g_ema.state_dict()))
+    with torch.no_grad():
+        assert torch.equal(loaded(batches[0]["lq"]), model.net_g_ema(batches[0]["lq"]))
+    torch.load(Path(options["path"]["training_states"]) / "3.state", weights_only=True)
+
+
+@pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_a_resumed_model_equals_an_uninterrupted_one(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]], quantizer: str, stop: int
+) -> None:
+    if quantizer == "ddtb":
+        options = changed(options, "quantization", DDTB)
+    whole = build_model(options)
+    train(whole, batches, 1, 7)
+
+    first = build_model(options)
+    train(first, batches, 1, stop)
+    first.save(0, stop)
+    resumed_options = changed(options, "path:pretrain_network_g", f"{options['path']['models']}/net_g_{stop}.pth")
+    resumed = build_model(resumed_options)
+    states = Path(options["path"]["training_states"])
+    resumed.resume_training(torch.load(states / f"{stop}.state", weights_only=True))
+    train(resumed, batches, stop + 1, 7)
+
+    assert same(state(resumed), state(whole))
+    assert same(dict(resumed.net_g_ema.state_dict()), dict(whole.net_g_ema.state_dict()))
+    assert resumed.get_current_learning_rate() == whole.get_current_learning_rate()
+
+
+def test_ddtb_without_an_observation_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as caught:
+        build_model(changed(options, "quantization", {**DDTB, "calibration_iters": 0}))
+    assert str(caught.value) == (
+        "quantization: calibration_iters: 0 leaves ddtb without an observation; give at least 1"
+    )
+
+
+def test_several_gpus_in_one_process_are_refused(options: dict[str, Any]) -> None:
+    model = QuantSRModel.__new__(QuantSRModel)
+    model.opt = {**options, "num_gpu": 2}
+    with pytest.raises(OptionError) as caught:
+        model.model_to_device(torch.nn.Identity())
+    assert str(caught.value) == (
+        "num_gpu: 2 without a launcher means DataParallel, whose copies lose calibration; "
+        "use torchrun --nproc_per_node=2 -m srq_nni.cli.train -opt FILE --launcher pytorch"
+    )
+
+
+def test_a_quantized_teacher_is_refused(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    model = build_model(options)
+    model.save(0, 1)
+    path = f"{options['path']['models']}/net_g_1.pth"
+    with pytest.raises(srq_nni.checkpoint.CheckpointError, match="is quantized; give a float checkpoint here"):
+        build_model(changed(options, "path:pretrain_network_t", path))
