@@ -55,7 +55,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         TypeError,
         ValueError,
     ) as error:  # what a damaged file makes torch.load raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = "it is damaged, no file of torch.save, or holds more than tensors"
+        if isinstance(error, OSError | RuntimeError) and str(error).strip():
+            reason = str(error).strip().splitlines()[0]  # other errors name a byte, or how to run the file's code
         raise CheckpointError(
             f"checkpoint '{path}' cannot be read ({reason[:120]}); give a file of tensors written by torch.save"
         ) from None

@@ -103,6 +103,10 @@ def _check_gpus(given: Any, launcher: str) -> int:
     if given != "auto" and not (whole and given >= 0):
         raise OptionError(f"num_gpu: {given!r} is not allowed; give a whole number, or auto")
     count = torch.cuda.device_count() if given == "auto" else int(given)
+    if launcher != "none" and not torch.cuda.is_available():
+        raise OptionError(
+            f"--launcher {launcher}: BasicSR trains one process per GPU and this machine has none; leave --launcher out"
+        )
     if launcher == "none" and count > torch.cuda.device_count():
         raise OptionError(f"num_gpu: {given} but this machine has {torch.cuda.device_count()}; give num_gpu: 0 or auto")
     return count

@@ -135,6 +135,8 @@ def export_float_onnx(model: nn.Module, path: str | os.PathLike[str], *, sample:
 
 def _writable(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
+    if target.is_dir():
+        raise ExportError(f"'{target}' is a folder; give the name of a file in it, such as '{target / 'model.onnx'}'")
     if not target.parent.is_dir():
         raise ExportError(f"the folder '{target.parent}' of '{target}' does not exist; create it first")
     return target

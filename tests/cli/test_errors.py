@@ -295,3 +295,34 @@ def test_a_process_ends_with_one_line_as_well(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "srq: error: key 'model_type' is missing; add it, as in the files of basicsr_configs/\n"
     assert [file.name for file in tmp_path.iterdir()] == ["o.yml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{quantized}", "-o", "no/m.onnx"], "the folder 'no' of 'no/m.onnx' does not exist; create it first"),
+        (["{quantized}", "-o", "."], "'.' is a folder; give the name of a file in it"),
+        (["{quantized}", "-o", "m.onnx", "--engine", "openvno"], "did you mean 'openvino'?"),
+        (
+            ["{float}", "-o", "m.onnx"],
+            "does not say which network it is; give one trained with model_type QuantSRModel",
+        ),
+        (
+            ["{text}", "-o", "m.onnx"],
+            "cannot be read (it is damaged, no file of torch.save, or holds more than tensors)",
+        ),
+        (["nope.pth", "-o", "m.onnx"], "checkpoint 'nope.pth' does not exist"),
+    ],
+)
+def test_a_wrong_export_is_one_line(
+    refused: Callable[..., str], tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    pytest.importorskip("onnx")
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    files = {
+        "quantized": Path(__file__).parents[1] / "data/checkpoint_v1.pth",
+        "float": float_checkpoint(tmp_path / "float.pth"),
+        "text": text,
+    }
+    assert expected in refused("export", *(argument.format(**files) for argument in arguments))

@@ -74,10 +74,20 @@ def test_the_check_changes_neither_options_nor_random_numbers_that_count(options
 
 def test_several_gpus_need_a_launcher(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for given in (2, "auto"):
         with pytest.raises(OptionError, match="num_gpu: 2 without a launcher means DataParallel"):
             check_options(changed(options, "num_gpu", given), is_train=True)
         check_options(changed(options, "num_gpu", given), is_train=True, launcher="pytorch")
+
+
+def test_a_launcher_needs_gpus(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(OptionError) as caught:
+        check_options(options, is_train=True, launcher="pytorch")
+    assert str(caught.value) == (
+        "--launcher pytorch: BasicSR trains one process per GPU and this machine has none; leave --launcher out"
+    )
 
 
 # --- images
