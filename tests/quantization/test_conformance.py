@@ -7,10 +7,7 @@ behaviour, that option must give the recorded numbers.
 from __future__ import annotations
 
 import copy
-import json
 import pickle
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,11 +25,8 @@ from srq_nni.functional import (
 from srq_nni.quantization.activation import PAMSActivation
 from srq_nni.quantization.layers import QuantConv2d
 from srq_nni.quantization.weight import PAMSWeight
+from tests.quantization.cases import CASES, TESTS, Checks, assert_close, calibrating, tensor
 
-TESTS = Path(__file__).resolve().parents[1]
-CASES: dict[str, dict[str, Any]] = {
-    case["id"]: case for case in json.loads((TESTS / "data" / "methods.json").read_text())["cases"]
-}
 STRUCTURE = "tests/archs/test_structure.py"
 DDTB = "tests/quantization/test_conformance_ddtb.py"
 ELSEWHERE = {case_id: DDTB for case_id in CASES if case_id.startswith("ddtb_")} | {
@@ -43,37 +37,8 @@ ELSEWHERE = {case_id: DDTB for case_id in CASES if case_id.startswith("ddtb_")} 
     "edsr_upsampler_bias_passed_as_stride": STRUCTURE,
     "pams_lr_schedule": STRUCTURE,
 }
-
-Check = Callable[[dict[str, Any], dict[str, Any], float], None]
-CHECKS: dict[str, Check] = {}
-
-
-def claims(*ids: str) -> Callable[[Check], Check]:
-    """Register a check, called with (inputs, expected, tolerance), for these cases; no case may be claimed twice."""
-
-    def register(check: Check) -> Check:
-        for case_id in ids:
-            assert case_id not in CHECKS, f"{case_id} is claimed twice"
-            CHECKS[case_id] = check
-        return check
-
-    return register
-
-
-def tensor(values: Any) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    actual, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (actual, expected))
-    assert actual.shape == expected.shape
-    worst = ((actual - expected).abs() / (1 + expected.abs())).max().item()
-    assert worst <= tolerance, f"off by {worst:.3g}, allowed is {tolerance:.3g}"
-
-
-def calibrating(quantizer: Any) -> Any:
-    quantizer.train().set_mode("calibrate")
-    return quantizer
+CHECKS = Checks()
+claims = CHECKS.claims
 
 
 def pams(alpha: float, bits: int = 4) -> PAMSActivation:

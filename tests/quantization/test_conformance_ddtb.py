@@ -6,9 +6,6 @@ behaviour, that option must give the recorded numbers.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,40 +17,10 @@ from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.calibration import choose_dynamic_layers, dynamic_intensity
 from srq_nni.quantization.gate import Gate, bound_factors, gate_quantize
 from srq_nni.quantization.weight import DDTBWeight
+from tests.quantization.cases import CASES, Checks, assert_close, calibrating, tensor
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "methods.json"
-CASES: dict[str, dict[str, Any]] = {case["id"]: case for case in json.loads(DATA.read_text())["cases"]}
-
-Check = Callable[[dict[str, Any], dict[str, Any], float], None]
-CHECKS: dict[str, Check] = {}
-
-
-def claims(*ids: str) -> Callable[[Check], Check]:
-    """Register a check, called with (inputs, expected, tolerance), for these cases; no case may be claimed twice."""
-
-    def register(check: Check) -> Check:
-        for case_id in ids:
-            assert case_id not in CHECKS, f"{case_id} is claimed twice"
-            CHECKS[case_id] = check
-        return check
-
-    return register
-
-
-def tensor(values: Any) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
-
-
-def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
-    actual, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (actual, expected))
-    assert actual.shape == expected.shape
-    worst = ((actual - expected).abs() / (1 + expected.abs())).max().item()
-    assert worst <= tolerance, f"off by {worst:.3g}, allowed is {tolerance:.3g}"
-
-
-def calibrating(quantizer: Any) -> Any:
-    quantizer.train().set_mode("calibrate")
-    return quantizer
+CHECKS = Checks()
+claims = CHECKS.claims
 
 
 def gated(inputs: dict[str, Any], **options: Any) -> DDTBActivation:
