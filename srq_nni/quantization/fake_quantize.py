@@ -194,7 +194,7 @@ def _limits(low: torch.Tensor, high: torch.Tensor) -> tuple[Any, Any]:
 
     Elsewhere a number would cost a synchronisation.
     """
-    return (low.item(), high.item()) if low.numel() == high.numel() == 1 and not low.is_cuda else (low, high)
+    return (low.item(), high.item()) if low.device.type == "cpu" and low.numel() == high.numel() == 1 else (low, high)
 
 
 def _width(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
