@@ -84,7 +84,7 @@ class QuantSRModel(SRModel):
         self.teacher_feature = InputRecorder(self.teacher, feature)
 
     def setup_optimizers(self) -> None:
-        """One optimizer, two groups: the network, and the bounds of the activation quantizers."""
+        """One optimizer; the network, the bounds and DDTB's gates are groups of their own."""
         train_opt = self.opt["train"]
         bounds = [bound for _, quantizer in activation_quantizers(self.net_g) for bound in quantizer.bounds()]
         identities = {id(bound) for bound in bounds}
