@@ -124,31 +124,38 @@ def load_weights(
     content = read(path)
     state = state_dict_of(content, path, param_key)
     quantized = METADATA_KEY in content or any(is_quantizer_key(key) for key in state)
-    add_stored_gates(model, state)
-    own = model.state_dict()
-    if quantized and quantization is None and not any(is_quantizer_key(key) for key in own):
+    if quantized and quantization is None and not any(is_quantizer_key(key) for key in model.state_dict()):
         raise CheckpointError(f"checkpoint '{path}' is quantized; give a float checkpoint here")
     if quantized and quantization is not None:
         _compare_quantization(path, content.get(METADATA_KEY, {}).get("quantization", {}), quantization)
+    added = add_stored_gates(model, state)
+    own = model.state_dict()
     expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
-    _compare_keys(path, expected, state)
     try:
+        _compare_keys(path, expected, state)
         model.load_state_dict({**own, **state})
-    except RuntimeError as error:
+    except (CheckpointError, RuntimeError) as error:
+        for quantizer in added:
+            quantizer.gate = None
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network: {str(error).splitlines()[-1].strip()}"
         ) from None
     return quantized
 
 
-def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give ``model`` the gates that a state dict holds: which layers have one is decided during training."""
+def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> list[DDTBActivation]:
+    """Give ``model`` the gates that a state dict holds, since training decides which layers have one; return those."""
+    added = []
     for name, quantizer in activation_quantizers(model):
         weight = state.get(f"{name}.gate.reduce.weight")
         if not isinstance(weight, torch.Tensor) or weight.ndim != 4:
             continue
         if isinstance(quantizer, DDTBActivation) and quantizer.gate is None:
             quantizer.add_gate(Gate(weight.shape[1]))
+            added.append(quantizer)
+    return added
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:

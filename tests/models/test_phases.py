@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 import srq_nni  # noqa: F401 - fills the registries
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.checkpoint import add_stored_gates
+from srq_nni.checkpoint import add_stored_gates, load_weights, metadata_of, save
 from srq_nni.compression.config import options_from
+from srq_nni.errors import CheckpointError
 from srq_nni.models.phases import (
     ddtb_quantizers,
     enter_phase,
@@ -112,3 +114,19 @@ def test_gates_come_back_from_a_state_dict(network: torch.nn.Module, images: tor
     fresh.load_state_dict(network.state_dict())
     with torch.no_grad():
         assert torch.equal(fresh.eval()(images[0]), network.eval()(images[0]))
+
+
+def test_a_file_that_does_not_fit_leaves_no_gates_behind(
+    network: torch.nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    for batch in images:
+        with observing(network):
+            network(batch)
+    start_bounds_and_gates(network, 0.5)
+    state = network.state_dict()
+    del state["conv_first.bias"]
+    save({"params": state, "srq": metadata_of(NETWORK, DDTB)}, tmp_path / "gated.pth")
+    fresh = insert_quantizers(build_float(NETWORK), options_from(DDTB))
+    with pytest.raises(CheckpointError, match=r"it lacks conv_first\.bias"):
+        load_weights(fresh, tmp_path / "gated.pth", quantization=DDTB)
+    assert gate_parameters(fresh) == []
