@@ -24,7 +24,7 @@ from provenance import provenance
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.config import options_from
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import calibrate
 
 NETWORK = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 16, "upscale": 4}
 METHODS = ("float", "pams", "ddtb")
@@ -41,7 +41,8 @@ def make_step(method: str, layout: str, patch: int, batch: int) -> Callable[[], 
     if "channels_last" in layout:
         model = model.to(memory_format=torch.channels_last)
         low, high = (t.to(memory_format=torch.channels_last) for t in (low, high))
-    calibrate(model, low)
+    calibrate(model, [low])
+    model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -52,18 +53,6 @@ def make_step(method: str, layout: str, patch: int, batch: int) -> Callable[[], 
         optimizer.step()
 
     return step
-
-
-@torch.no_grad()
-def calibrate(model: torch.nn.Module, images: torch.Tensor) -> None:
-    """Set the bounds to what the images show, so that the clamp does real work."""
-    quantizers = [quantizer for _, quantizer in activation_quantizers(model)]
-    for quantizer in quantizers:
-        quantizer.set_mode("observe")
-    model(images)
-    for quantizer in quantizers:
-        quantizer.set_bounds_from_statistics()
-        quantizer.set_mode("quantize")
 
 
 def measure_time(

@@ -28,7 +28,7 @@ from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.config import options_from
 from srq_nni.models.options import read_options
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup import (
     ModelSpeedupONNXRuntime,
     ModelSpeedupOpenVINO,
@@ -59,19 +59,11 @@ def to_pixels(image: torch.Tensor) -> np.ndarray:
     return image[0].clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()[..., ::-1]
 
 
-@torch.inference_mode()
 def calibrated(options: dict, images: Iterable[Path]) -> torch.nn.Module:
     """Return the quantized network right before training: float weights, bounds from some training images."""
     model = insert_quantizers(build_float(options["network_g"]), options_from(options["quantization"]))
     checkpoint.load_weights(model, WEIGHTS)
-    quantizers = [quantizer for _, quantizer in activation_quantizers(model.eval())]
-    for quantizer in quantizers:
-        quantizer.set_mode("observe")
-    for path in tqdm(list(images), desc="Calibrating"):
-        model(read_image(path))
-    for quantizer in quantizers:
-        quantizer.set_bounds_from_statistics()
-        quantizer.set_mode("quantize")
+    calibrate(model, map(read_image, tqdm(list(images), desc="Calibrating")))
     return model
 
 

@@ -271,15 +271,23 @@ class _FakeQuantize(torch.autograd.Function):
         clamped = wide.clamp(*_limits(low, high))
         side = torch.sub(wide, clamped).sign_()  # -1 below, 0 inside, 1 above
         signed = _inner(wide_grad, side, upper)
-        outside = _inner(wide_grad, side.abs_(), upper)
+        side.abs_()
         error = torch.sub(y, clamped, out=clamped) if y.dtype == clamped.dtype else y - clamped
         rounding = _inner(wide_grad, error, upper)
-        # g - g * 1 and g - g * 0 are exact, in place of a mask of booleans that would cost five times as much.
-        grad_x = torch.addcmul(wide_grad, wide_grad, side, value=-1, out=side).to(x.dtype)
         if lower is None:
-            return grad_x, None, signed + rounding / upper, None, None
+            return _keep_inside(wide_grad, side).to(x.dtype), None, signed + rounding / upper, None, None
+        outside = _inner(wide_grad, side, upper)
         rounding = rounding / _width(lower, upper)
-        return grad_x, (outside - signed) / 2 - rounding, (outside + signed) / 2 + rounding, None, None
+        grad_lower, grad_upper = (outside - signed) / 2 - rounding, (outside + signed) / 2 + rounding
+        return _keep_inside(wide_grad, side).to(x.dtype), grad_lower, grad_upper, None, None
+
+
+def _keep_inside(grad: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+    """Return ``grad`` where ``outside`` is 0, and 0 where it is 1; the result takes the memory of ``outside``.
+
+    g - g * 1 and g - g * 0 are exact, and a mask of booleans would cost five times as much on the CPU.
+    """
+    return torch.addcmul(grad, grad, outside, value=-1, out=outside)
 
 
 def _inner(a: torch.Tensor, b: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ its activation quantizers by hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -123,6 +123,22 @@ def set_bounds_from_statistics(model: nn.Module) -> None:
     """Set the bounds of all activation quantizers to what they observed."""
     for _, quantizer in activation_quantizers(model):
         quantizer.set_bounds_from_statistics()
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Start all bounds from what float activations show, without training; leaves ``model`` quantizing, in eval mode.
+
+    Args:
+        model: network with quantizers.
+        batches: inputs of ``model``, (N, C, H, W).
+    """
+    model.eval()
+    set_mode(model, "observe")
+    for batch in batches:
+        model(batch)
+    set_bounds_from_statistics(model)
+    set_mode(model, "quantize")
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

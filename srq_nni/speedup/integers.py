@@ -79,8 +79,8 @@ def read_convolutions(model: nn.Module, *, integer_bias: bool = False) -> dict[s
             found[name] = _read(name, module, integer_bias)
     if not found:
         raise ExportError(
-            "the network has no quantized convolution; quantize it first (attach_quantizer, PAMSQuantizer or "
-            "DDTBQuantizer), or export it in floating point with torch.onnx.export"
+            "the network has no quantized convolution; quantize it first (insert_quantizers, or srq train), "
+            "or export it in floating point with export_float_onnx"
         )
     return found
 

@@ -20,6 +20,7 @@ from srq_nni.quantization.layers import (
     QuantConv2d,
     activation_quantizers,
     attach_quantizer,
+    calibrate,
     quantized_convolutions,
 )
 from srq_nni.quantization.methods import METHODS, get_method
@@ -305,3 +306,17 @@ def test_output_quantizer_before_a_relu_in_place_trains() -> None:
     model(torch.randn(2, 3, 8, 8) * 20).sum().backward()
     assert model[0].weight.grad.abs().sum() > 0
     assert model[0].output_quantizer.alpha.grad is not None
+
+
+def test_calibrate_observes_float_activations_and_leaves_the_network_quantizing() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+    batches = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)]
+    with torch.no_grad():
+        inner = [model[0](batch) for batch in batches]
+    attach_quantizer(model, "0", "weight", PAMSWeight(2))
+    attach_quantizer(model, "1", "_input_0", PAMSActivation(4))
+    calibrate(model, batches)
+    expected = torch.stack([x.abs().flatten(1).amax(1).mean() for x in inner]).mean()
+    assert torch.allclose(model[1].input_quantizer.alpha, expected.reshape(1))
+    assert not model.training and model[0].weight_quantizer.enabled
+    assert model[1].input_quantizer.mode == "quantize"

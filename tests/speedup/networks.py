@@ -13,7 +13,7 @@ from torch import nn
 
 from srq_nni import compat
 from srq_nni.quantization.activation import ActivationQuantizer
-from srq_nni.quantization.layers import attach_quantizer, set_bounds_from_statistics, set_mode
+from srq_nni.quantization.layers import attach_quantizer, calibrate
 from srq_nni.quantization.methods import METHODS
 from srq_nni.speedup.simulator import IntegerConv2d
 
@@ -30,14 +30,9 @@ def photo(size: int = 32, top: int = 20, left: int = 150) -> torch.Tensor:
     return torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def calibrate(network: nn.Module, images: torch.Tensor) -> nn.Module:
-    """Set the bounds of all activation quantizers from ``images`` and return the network in eval mode."""
-    network.eval()
-    set_mode(network, "observe")
-    with torch.no_grad():
-        network(images)
-    set_bounds_from_statistics(network)
-    set_mode(network, "quantize")
+def calibrated(network: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Return ``network`` with its bounds set from ``images``, in eval mode."""
+    calibrate(network, [images])
     return network
 
 
@@ -54,7 +49,7 @@ def edsr(method: str, bits: int, *, blocks: int = 1, features: int = 8, trained:
     for block in range(blocks):
         for conv in ("conv1", "conv2"):
             quantize(network, f"body.{block}.{conv}", method, bits)
-    return calibrate(network, photo(96, 100))
+    return calibrated(network, photo(96, 100))
 
 
 def quantize(
@@ -106,7 +101,7 @@ def mixed(bits: int) -> nn.Module:
     quantize(network, "right", "pams", bits, shared)
     attach_quantizer(network, "weight_only", "weight", METHODS["pams"].weight(bits))
     attach_quantizer(network, "input_only", "_input_0", METHODS["pams"].activation(bits))
-    return calibrate(network, photo(96, 100))
+    return calibrated(network, photo(96, 100))
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

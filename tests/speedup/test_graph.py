@@ -14,7 +14,7 @@ from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.speedup.engine_rules import ENGINES, get_rules
 from srq_nni.speedup.graph import build_graph
 from srq_nni.speedup.integers import read_convolutions
-from tests.speedup.networks import calibrate, edsr, mixed, photo, quantize
+from tests.speedup.networks import calibrated, edsr, mixed, photo, quantize
 
 onnx = pytest.importorskip("onnx")
 
@@ -150,7 +150,7 @@ def test_a_layer_registered_under_two_names() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
     network.add_module("again", network[0])
     quantize(network, "0", "pams", 4)
-    proto = graph_of(calibrate(network, photo()), "openvino")
+    proto = graph_of(calibrated(network, photo()), "openvino")
     assert [node.input[1] for node in proto.graph.node if node.op_type == "Conv"] == ["0.weight_dq", "0.weight_dq"]
 
 
@@ -161,7 +161,7 @@ def test_layers_with_equal_weights_keep_their_own() -> None:
     network[2].weight = network[0].weight
     for name in "012":
         quantize(network, name, "pams", 4)
-    proto = graph_of(calibrate(network, photo()), "openvino")
+    proto = graph_of(calibrated(network, photo()), "openvino")
     assert {f"{name}.weight_q" for name in "012"} <= set(constants(proto))
 
 

@@ -169,8 +169,8 @@ def test_unquantized_network_is_refused() -> None:
     with pytest.raises(ExportError) as error:
         integer_simulator(nn.Sequential(nn.Conv2d(3, 3, 3)))
     assert str(error.value) == (
-        "the network has no quantized convolution; quantize it first (attach_quantizer, PAMSQuantizer or "
-        "DDTBQuantizer), or export it in floating point with torch.onnx.export"
+        "the network has no quantized convolution; quantize it first (insert_quantizers, or srq train), "
+        "or export it in floating point with export_float_onnx"
     )
 
 
