@@ -23,7 +23,7 @@ import torch
 from provenance import provenance
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
 from srq_nni.quantization.layers import calibrate
 
 NETWORK = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 16, "upscale": 4}

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import srq_nni
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
 from srq_nni.models.options import read_options
 from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup import (

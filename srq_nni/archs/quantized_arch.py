@@ -10,7 +10,9 @@ from basicsr.archs import arch_util
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from srq_nni.compression.config import QuantizationOptions, options_from, quantization_sites, sites_config_list
+from srq_nni.compression.config import sites_config_list
+from srq_nni.compression.options import QuantizationOptions, options_from
+from srq_nni.compression.sites import quantization_sites
 from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method

@@ -13,7 +13,7 @@ from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTR
 
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.models.feature import InputRecorder

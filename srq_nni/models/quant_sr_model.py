@@ -15,11 +15,18 @@ from torch import nn
 
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
+from srq_nni.compression.phases import (
+    enter_phase,
+    gate_loss,
+    gate_parameters,
+    observing,
+    phase_at,
+    start_bounds_and_gates,
+)
 from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError
 from srq_nni.models.feature import InputRecorder
-from srq_nni.models.phases import enter_phase, gate_loss, gate_parameters, observing, phase_at, start_bounds_and_gates
 from srq_nni.quantization.layers import activation_quantizers
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255

@@ -13,7 +13,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from srq_nni.archs.quantized_arch import ResidualBlockNoBN as SitedBlock
 from srq_nni.archs.quantized_arch import build_float, expose_sites, insert_quantizers
 from srq_nni.checkpoint import is_quantizer_key
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS, WIRINGS
 from srq_nni.errors import OptionError, QuantizationError
 from srq_nni.models.feature import InputRecorder
@@ -165,7 +165,8 @@ def test_deploy_feeds_convolution_and_skip_from_one_quantizer() -> None:
     ],
 )
 def test_sites_of_a_wiring(network: str, wiring: str, sites: dict[str, list[str]]) -> None:
-    from srq_nni.compression.config import quantization_sites, sites_config_list
+    from srq_nni.compression.config import sites_config_list
+    from srq_nni.compression.sites import quantization_sites
 
     model = expose_sites(build_float(NETWORKS[network]))
     found = quantization_sites(model, sites_config_list(model, options(wiring=wiring)), "pams")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate

@@ -8,7 +8,9 @@ import pytest
 
 import srq_nni
 from srq_nni.archs.quantized_arch import build_float, expose_sites
-from srq_nni.compression.config import QuantizationOptions, Site, options_from, quantization_sites, sites_config_list
+from srq_nni.compression.config import sites_config_list
+from srq_nni.compression.options import QuantizationOptions, options_from
+from srq_nni.compression.sites import Site, quantization_sites
 from srq_nni.errors import OptionError, QuantizationError, SRQError
 from srq_nni.quantization.layers import INPUT, OUTPUT, WEIGHT
 

@@ -9,8 +9,8 @@ from nni.compression.base.config import select_modules_by_config
 
 import srq_nni
 from srq_nni.archs.quantized_arch import build_float, expose_sites
-from srq_nni.compression.config import quantization_sites
 from srq_nni.compression.presets import PRESETS, WIRINGS, find_preset
+from srq_nni.compression.sites import quantization_sites
 from srq_nni.quantization.layers import INPUT, WEIGHT
 
 RDN = {"type": "RDN", "num_feat": 8, "num_block": 2, "num_layer": 3, "num_grow_ch": 4, "upscale": 2}

@@ -9,7 +9,7 @@ import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.compression.config import options_from
+from srq_nni.compression.options import options_from
 from srq_nni.models.options import read_options
 from srq_nni.quantization.layers import quantized_convolutions
 

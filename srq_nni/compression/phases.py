@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from srq_nni.compression.config import QuantizationOptions
+from srq_nni.compression.options import QuantizationOptions
 from srq_nni.quantization.activation import DDTBActivation, Mode
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate

@@ -11,9 +11,8 @@ import torch
 import srq_nni  # noqa: F401 - fills the registries
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.checkpoint import add_stored_gates, load_weights, metadata_of, save
-from srq_nni.compression.config import options_from
-from srq_nni.errors import CheckpointError
-from srq_nni.models.phases import (
+from srq_nni.compression.options import options_from
+from srq_nni.compression.phases import (
     ddtb_quantizers,
     enter_phase,
     gate_loss,
@@ -22,6 +21,7 @@ from srq_nni.models.phases import (
     phase_at,
     start_bounds_and_gates,
 )
+from srq_nni.errors import CheckpointError
 from srq_nni.quantization.layers import quantized_convolutions
 
 NETWORK = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}

@@ -1,0 +1,145 @@
+"""The ``quantization:`` block of a YAML file, as checked options; the NNI quantizers take the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from srq_nni.compression.presets import WIRINGS
+from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
+from srq_nni.quantization.grid import check_bits
+from srq_nni.quantization.layers import WEIGHT
+from srq_nni.quantization.methods import METHODS, get_method
+
+BESIDE_CONFIG_LIST = {
+    "bits": "give quant_dtype there",
+    "wiring": "its entries are the wiring",
+    "calibration": "give it in target_settings there",
+    "percentile": "give it in target_settings there",
+}
+
+
+class Bits(BaseModel):
+    """Bit widths of weights and activations, 2 to 8 each."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: int
+    activation: int
+
+
+class QuantizationOptions(BaseModel):
+    """The ``quantization:`` block of a BasicSR YAML file.
+
+    Attributes:
+        quantizer: ``pams`` or ``ddtb``.
+        bits: 2 to 8, or ``{weight: .., activation: ..}``; needed unless there is a config_list.
+        wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
+        config_list: NNI's format, instead of the preset.
+        calibration: how activation bounds start; the allowed names depend on the quantizer.
+        calibration_iters: number of iterations of the first phase: PAMS trains while its bounds follow the running
+            statistic, DDTB watches float activations without an update.
+        static_iters: number of iterations that DDTB then trains with its gates held at zero (DDTB only).
+        dynamic_ratio: share of activation quantizers that get a gate; the preset's if missing (DDTB only).
+        gate_loss_weight: weight of the regulariser that holds the gates, for images in [0, 1] (DDTB only).
+        percentile: of DDTB's bounds and weights; the preset's value if missing.
+        feature: module whose input SKT compares; the preset's if missing.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    quantizer: str
+    bits: int | Bits | None = None
+    wiring: str = "paper"
+    config_list: list[dict[str, Any]] | None = None
+    calibration: str | None = None
+    calibration_iters: int = Field(default=100, ge=0)
+    static_iters: int = Field(default=400, ge=0)
+    dynamic_ratio: float | None = Field(default=None, ge=0, le=1)
+    gate_loss_weight: float = Field(default=1 / 255, ge=0)
+    percentile: float | None = None
+    feature: str | None = None
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _bits_in_range(cls, bits: Any) -> Any:
+        if not isinstance(bits, Mapping):
+            return check_bits(bits)
+        if set(bits) != {"weight", "activation"}:
+            raise OptionError(f"bits: keys {listing(bits)} are not allowed; give both 'weight' and 'activation'")
+        return {tensor: check_bits(width, name=f"bits.{tensor}") for tensor, width in bits.items()}
+
+    @field_validator("quantizer")
+    @classmethod
+    def _known_quantizer(cls, name: str) -> str:
+        return get_method(name).name
+
+    @field_validator("wiring")
+    @classmethod
+    def _known_wiring(cls, name: str) -> str:
+        return check_wiring(name)
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> QuantizationOptions:
+        if self.config_list is not None and not self.config_list:
+            raise OptionError("config_list: it is empty; name modules in it, or delete it to get the preset")
+        if self.config_list is None and self.bits is None:
+            raise OptionError("key 'bits' is missing; add it below 'quantization:'")
+        for key in ("static_iters", "dynamic_ratio", "gate_loss_weight"):
+            if key in self.model_fields_set and self.quantizer != "ddtb":
+                raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
+        if self.quantizer == "ddtb" and self.calibration_iters < 1:
+            raise OptionError("calibration_iters: 0 leaves ddtb without an observation; give at least 1")
+        for key, instead in BESIDE_CONFIG_LIST.items():
+            if self.config_list is not None and key in self.model_fields_set:
+                raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
+        for key in ("calibration", "percentile"):
+            if getattr(self, key) is not None and key not in METHODS[self.quantizer].activation_options:
+                raise OptionError(f"{key}: {self.quantizer} has no such setting; delete it")
+        return self
+
+    def bits_of(self, target: str) -> int:
+        """Return the bit width that ``bits`` gives a target; not for options with a config_list."""
+        assert self.bits is not None
+        if isinstance(self.bits, int):
+            return self.bits
+        return self.bits.weight if target == WEIGHT else self.bits.activation
+
+
+def options_from(block: Mapping[str, Any]) -> QuantizationOptions:
+    """Read a ``quantization:`` block.
+
+    Raises:
+        OptionError: one sentence that names the key, what was given and what is allowed.
+    """
+    if not isinstance(block, Mapping):
+        raise OptionError(f"quantization: {block!r} is not a block; give at least 'quantizer' and 'bits' below it")
+    try:
+        return QuantizationOptions.model_validate(dict(block))
+    except QuantizationError as error:
+        raise OptionError(f"quantization: {error}") from None
+    except ValidationError as error:
+        raise OptionError(f"quantization: {_sentence(error)}") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        return str(cause)
+    if first["type"] == "extra_forbidden":
+        known = QuantizationOptions.model_fields
+        return f"key '{key}' is not known; allowed are {', '.join(known)}{did_you_mean(key, known)}"
+    if first["type"] == "missing":
+        return f"key '{key}' is missing; add it below 'quantization:'"
+    return f"{key}: {first['input']!r} is not allowed ({first['msg'][0].lower()}{first['msg'][1:]})"
+
+
+def check_wiring(wiring: str) -> str:
+    """Return ``wiring`` if it is known; raise a QuantizationError otherwise."""
+    if wiring not in WIRINGS:
+        raise QuantizationError(
+            f"wiring: {wiring!r} is not known; give one of {', '.join(WIRINGS)}{did_you_mean(wiring, WIRINGS)}"
+        )
+    return wiring
