@@ -19,11 +19,11 @@ from srq_nni.atomic import atomic_file
 from srq_nni.errors import CheckpointError, did_you_mean, listing
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.gate import Gate
-from srq_nni.quantization.layers import CHILD_NAMES, activation_quantizers
+from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.targets import is_quantizer_name
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
-QUANTIZER_NAMES = frozenset(CHILD_NAMES.values())
 
 
 def metadata_of(network: Mapping[str, Any], quantization: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str], para
 
 def is_quantizer_key(key: str) -> bool:
     """Whether a state-dict key belongs to a quantizer and not to the float network."""
-    return not QUANTIZER_NAMES.isdisjoint(key.split("."))
+    return any(is_quantizer_name(part) for part in key.split("."))
 
 
 def load_weights(

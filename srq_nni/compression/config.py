@@ -9,8 +9,8 @@ from torch import nn
 
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import find_preset
-from srq_nni.quantization.layers import INPUT, WEIGHT
 from srq_nni.quantization.methods import METHODS
+from srq_nni.quantization.targets import INPUT, WEIGHT
 
 
 def config_list(

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from srq_nni.compression.presets import WIRINGS
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
 from srq_nni.quantization.grid import check_bits
-from srq_nni.quantization.layers import WEIGHT
 from srq_nni.quantization.methods import METHODS, get_method
+from srq_nni.quantization.targets import WEIGHT
 
 BESIDE_CONFIG_LIST = {
     "bits": "give quant_dtype there",

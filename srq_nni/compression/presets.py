@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from srq_nni.errors import OptionError, did_you_mean
-from srq_nni.quantization.layers import INPUT, WEIGHT
+from srq_nni.quantization.targets import INPUT, WEIGHT
 
 WIRINGS = ("paper", "deploy", "official")
 Entries = tuple[tuple[str, tuple[str, ...]], ...]

@@ -7,20 +7,20 @@ selects nothing or that cannot be quantized is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from srq_nni.errors import OptionError, did_you_mean, listing
-from srq_nni.quantization.layers import INPUT, OUTPUT, WEIGHT
-from srq_nni.quantization.methods import METHODS
+from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
+from srq_nni.quantization.methods import get_method
+from srq_nni.quantization.targets import INPUT, WEIGHT, canonical_target
 
 SELECTORS = ("op_types", "op_names", "op_names_re")
 EXCLUSIONS = ("exclude_op_types", "exclude_op_names", "exclude_op_names_re")
-ENTRY_KEYS = (*SELECTORS, *EXCLUSIONS, "target_names", "target_settings", "quant_dtype")
-TARGET_ALIASES = {"_input_": INPUT, "_output_": OUTPUT}
+NNI_SETTINGS = ("quant_dtype", "quant_scheme", "granularity", "apply_method")
+ENTRY_KEYS = (*SELECTORS, *EXCLUSIONS, "target_names", "target_settings", "fuse_names", *NNI_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -36,35 +36,40 @@ class Site:
 def quantization_sites(model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str) -> list[Site]:
     """Resolve a config_list to sites, in the order of the network's modules.
 
+    Entries may have the keys that NNI documents; those of version 2 (``quant_types``, ``quant_bits``) are translated.
+    Options of the quantizer, such as ``percentile``, stand in ``target_settings`` or, for all targets, beside them.
+
     Raises:
         OptionError: for a malformed entry, one that selects no module, or one that names a target twice.
     """
-    from nni.compression.base.config import select_modules_by_config
+    from nni.compression.base.config import select_modules_by_config, trans_legacy_config_list
 
     found: dict[tuple[str, str], Site] = {}
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(trans_legacy_config_list([dict(entry) for entry in entries])):
         where = f"config_list entry {index}"
-        _check_entry(entry, where)
+        _check_entry(entry, method, where)
         _check_selectors(model, entry, where)
         modules, _, _ = select_modules_by_config(model, dict(entry))
         if not modules:
             selectors = {key: entry[key] for key in (*SELECTORS, *EXCLUSIONS) if key in entry}
             raise OptionError(f"{where}: {selectors} together select no module; leave one of them out")
-        for module in sorted(modules):
-            for site in _entry_sites(module, entry, method, where):
+        for name in sorted(modules):
+            for site in _entry_sites(name, modules[name], entry, method, where):
                 if (site.module, site.target) in found:
-                    raise OptionError(f"{where}: target '{site.target}' of '{module}' is quantized twice; name it once")
+                    raise OptionError(f"{where}: target '{site.target}' of '{name}' is quantized twice; name it once")
                 found[site.module, site.target] = site
     order = {name: position for position, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     return sorted(found.values(), key=lambda site: (order[site.module], site.target))
 
 
-def _check_entry(entry: Mapping[str, Any], where: str) -> None:
-    unknown = [key for key in entry if key not in ENTRY_KEYS]
+def _check_entry(entry: Mapping[str, Any], method: str, where: str) -> None:
+    options = dict.fromkeys([*get_method(method).activation_options, *get_method(method).weight_options])
+    allowed = [*ENTRY_KEYS, *options]
+    unknown = [key for key in entry if key not in allowed]
     if unknown:
         raise OptionError(
-            f"{where}: key '{unknown[0]}' is not known; allowed are {', '.join(ENTRY_KEYS)}"
-            f"{did_you_mean(unknown[0], ENTRY_KEYS)}"
+            f"{where}: key '{unknown[0]}' is not known; allowed are {', '.join(allowed)}"
+            f"{did_you_mean(unknown[0], allowed)}"
         )
     if not any(key in entry for key in SELECTORS):
         raise OptionError(f"{where}: none of {', '.join(SELECTORS)} is given; name the modules to quantize")
@@ -92,36 +97,66 @@ def _strings(given: Any, where: str) -> list[str]:
     raise OptionError(f"{where}: {given!r} is not a list of names; write [{given}]")
 
 
-def _entry_sites(module: str, entry: Mapping[str, Any], method: str, where: str) -> list[Site]:
+def _entry_sites(name: str, module: nn.Module, entry: Mapping[str, Any], method: str, where: str) -> Iterable[Site]:
     given = entry.get("target_settings", {})
     if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
         raise OptionError(f"{where}: target_settings: {given!r} is not a block of targets; give quant_dtype below each")
-    settings = {TARGET_ALIASES.get(name, name): value for name, value in given.items()}
     names = _strings(entry.get("target_names", list(given) or [INPUT, WEIGHT]), f"{where}: target_names")
-    targets = [TARGET_ALIASES.get(name, name) for name in names]
-    for name in given:
-        if TARGET_ALIASES.get(name, name) not in targets:
+    spelt = {target: _canonical(module, target, name, where) for target in (*names, *given)}
+    settings = {spelt[target]: value for target, value in given.items()}
+    for target in given:
+        if spelt[target] not in [spelt[other] for other in names]:
             raise OptionError(
-                f"{where}: target_settings: '{name}' is not one of target_names ({listing(names)})"
-                f"{did_you_mean(name, names) or '; add it there'}"
+                f"{where}: target_settings: '{target}' is not one of target_names ({listing(names)})"
+                f"{did_you_mean(target, names) or '; add it there'}"
             )
-    sites = []
-    for name, target in zip(names, targets, strict=True):
-        chosen = dict(settings.get(target, {}))
-        bits = _bits_of(chosen.pop("quant_dtype", entry.get("quant_dtype")), where)
-        allowed = METHODS[method].weight_options if target == WEIGHT else METHODS[method].activation_options
-        for key in chosen:
-            if key not in allowed:
-                raise OptionError(
-                    f"{where}: setting '{key}' of target '{name}' is not known to {method}; "
-                    f"allowed are {', '.join(['quant_dtype', *allowed])}{did_you_mean(key, allowed)}"
-                )
-        sites.append(Site(module, target, bits, chosen))
-    return sites
+    shared = {key: value for key, value in entry.items() if key not in ENTRY_KEYS or key in NNI_SETTINGS}
+    for spelling in names:
+        target, own = spelt[spelling], dict(settings.get(spelt[spelling], {}))
+        of_method = get_method(method)
+        allowed = of_method.weight_options if target == WEIGHT else of_method.activation_options
+        common = {key: value for key, value in shared.items() if key in allowed or key in NNI_SETTINGS}
+        site = _site(Site(name, target, 0, {**common, **own}), allowed, method, f"{where}: ", spelling)
+        if site is not None:
+            yield site
+
+
+def _canonical(module: nn.Module, target: str, name: str, where: str) -> str:
+    try:
+        return canonical_target(module, target, name)
+    except QuantizationError as error:
+        raise OptionError(f"{where}: {error}") from None
+
+
+def _site(raw: Site, allowed: Mapping[str, Any], method: str, where: str, spelling: str) -> Site | None:
+    """Return the site with its bits and checked options, or None if NNI's ``bypass`` leaves it in floating point."""
+    options = dict(raw.options)
+    dtype, apply_method = options.pop("quant_dtype", None), options.pop("apply_method", method)
+    granularity, scheme = options.pop("granularity", "default"), options.pop("quant_scheme", None)
+    for key in options:
+        if key not in allowed:
+            raise OptionError(
+                f"{where}setting '{key}' of target '{spelling}' is not known to {method}; "
+                f"allowed are {', '.join(['quant_dtype', *allowed])}{did_you_mean(key, allowed)}"
+            )
+    if apply_method not in ("bypass", method):
+        raise OptionError(
+            f"{where}apply_method: {apply_method!r} is NNI's own arithmetic and {method} brings another; "
+            f"delete the key, or give 'bypass' to leave the target in floating point"
+        )
+    if granularity != "default":
+        raise OptionError(
+            f"{where}granularity: {granularity!r} is not allowed; {method} quantizes per tensor: delete it"
+        )
+    own_scheme = get_method(method).scheme
+    if scheme not in (None, own_scheme):
+        raise OptionError(f"{where}quant_scheme: {scheme!r} is not allowed; {method} is {own_scheme}: delete it")
+    bits = _bits_of(dtype, where)
+    return None if apply_method == "bypass" else Site(raw.module, raw.target, bits, options)
 
 
 def _bits_of(dtype: Any, where: str) -> int:
     text = str(dtype)
     if text.startswith("int") and text[3:].isdigit() and 2 <= int(text[3:]) <= 8:
         return int(text[3:])
-    raise OptionError(f"{where}: quant_dtype {dtype!r} is not allowed; give 'int2' to 'int8'")
+    raise OptionError(f"{where}quant_dtype {dtype!r} is not allowed; give 'int2' to 'int8'")

@@ -8,92 +8,121 @@ its activation quantizers by hooks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from srq_nni.errors import QuantizationError, did_you_mean
 from srq_nni.quantization.activation import ActivationQuantizer, Mode
+from srq_nni.quantization.targets import (
+    INPUT,
+    INPUT_PREFIX,
+    LAYERS_WITH_WEIGHTS,
+    WEIGHT,
+    canonical_target,
+    input_names,
+    quantizer_name,
+)
 from srq_nni.quantization.weight import WeightQuantizer
 
-WEIGHT, INPUT, OUTPUT = "weight", "_input_0", "_output_0"
-CHILD_NAMES = {WEIGHT: "weight_quantizer", INPUT: "input_quantizer", OUTPUT: "output_quantizer"}
 
+class QuantizedLayer(nn.Module):
+    """What a convolution and a linear layer share: a quantizer of the first input and one of the weight."""
 
-class QuantConv2d(nn.Conv2d):
-    """``conv2d(Q_in(x), Q_w(weight), bias)``; either quantizer may be missing. The bias stays in floating point."""
-
+    float_type: ClassVar[type[nn.Module]]
     input_quantizer: ActivationQuantizer | None
     weight_quantizer: WeightQuantizer | None
 
     @classmethod
-    def from_float(cls, conv: nn.Conv2d) -> QuantConv2d:
-        """Return a quantizable convolution that shares the parameters and hooks of ``conv``.
+    def from_float(cls, layer: nn.Module) -> Self:
+        """Return a quantizable layer that shares the parameters and hooks of ``layer``.
 
         Raises:
-            QuantizationError: if ``conv`` is a subclass with a forward of its own.
+            QuantizationError: if ``layer`` is a subclass with a forward of its own.
         """
-        if type(conv) is not nn.Conv2d:
+        if type(layer) is not cls.float_type:
+            wanted = cls.float_type.__name__
+            kind = {"Conv2d": "a convolution", "Linear": "a linear layer"}[wanted]
             raise QuantizationError(
-                f"a {type(conv).__name__} cannot be quantized as a convolution; quantize nn.Conv2d modules"
+                f"a {type(layer).__name__} cannot be quantized as {kind}; quantize nn.{wanted} modules"
             )
         quantized = cls.__new__(cls)
-        quantized.__dict__.update(conv.__dict__)
-        quantized._modules = dict(conv._modules)
+        quantized.__dict__.update(layer.__dict__)
+        quantized._modules = dict(layer._modules)
         quantized.input_quantizer = None
         quantized.weight_quantizer = None
         return quantized
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of ``x`` (N, C, H, W) with both operands on their grids."""
+    def on_grids(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the input and the weight, each on its grid if it has a quantizer."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
-        return self._conv_forward(x, weight, self.bias)
+        return x, weight if self.weight_quantizer is None else self.weight_quantizer(weight)
+
+
+class QuantConv2d(QuantizedLayer, nn.Conv2d):
+    """``conv2d(Q_in(x), Q_w(weight), bias)``; either quantizer may be missing. The bias stays in floating point."""
+
+    float_type = nn.Conv2d
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the convolution of ``x`` (N, C, H, W) with both operands on their grids."""
+        return self._conv_forward(*self.on_grids(x, self.weight), self.bias)
+
+
+class QuantLinear(QuantizedLayer, nn.Linear):
+    """``linear(Q_in(x), Q_w(weight), bias)``; either quantizer may be missing. The bias stays in floating point."""
+
+    float_type = nn.Linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the product of ``x`` (N, ..., C) with the weight, both operands on their grids."""
+        return F.linear(*self.on_grids(x, self.weight), self.bias)
 
 
 def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Module) -> None:
-    """Put ``quantizer`` on ``target`` (``weight``, ``_input_0`` or ``_output_0``) of the module called ``name``.
+    """Put ``quantizer`` on a target (``weight``, ``_input_0``, ``_output_0``, ``_input_skip`` ..) of module ``name``.
 
     The parameters of the module keep their names; the quantizer's state appears below ``{name}.{kind}_quantizer``.
 
     Raises:
-        QuantizationError: for an unknown module or target, a weight that is not a convolution's, or a place that
-            already has a quantizer. The model is unchanged then.
+        QuantizationError: for an unknown module or target, a weight that is not a convolution's or a linear layer's, or
+            a place that already has a quantizer. The model is unchanged then.
     """
     modules = dict(model.named_modules())
     if name not in modules:
         raise QuantizationError(f"the network has no module '{name}'{did_you_mean(name, modules)}")
-    if target not in CHILD_NAMES:
-        raise QuantizationError(
-            f"target '{target}' of module '{name}' is not known; give one of {', '.join(CHILD_NAMES)}"
-            f"{did_you_mean(target, CHILD_NAMES)}"
-        )
     module = modules[name]
-    child = CHILD_NAMES[target]
+    target = canonical_target(module, target, name)
+    child = quantizer_name(target)
     if getattr(module, child, None) is not None:
         raise QuantizationError(f"target '{target}' of module '{name}' already has a quantizer; name it only once")
-    if isinstance(module, nn.Conv2d) and target != OUTPUT:
-        if not isinstance(module, QuantConv2d):
-            if module is model:
-                raise QuantizationError(
-                    "the network itself is a convolution and cannot be replaced; wrap it: nn.Sequential(conv)"
-                )
-            quantized = QuantConv2d.from_float(module)
-            _replace(model, module, quantized)
-            module = quantized
-        setattr(module, child, quantizer)
+    if isinstance(module, LAYERS_WITH_WEIGHTS) and target in (WEIGHT, INPUT):
+        _attach_to_layer(model, module, child, quantizer)
         return
-    if target == WEIGHT:
-        raise QuantizationError(
-            f"target 'weight' of module '{name}' ({type(module).__name__}) cannot be quantized; only convolutions can"
-        )
     module.add_module(child, quantizer)
-    if target == INPUT:
-        module.register_forward_pre_hook(_quantize_input)
+    position = int(target.rpartition("_")[2])
+    if target.startswith(INPUT_PREFIX):
+        argument = (input_names(module) or [""] * (position + 1))[position]
+        hook = partial(_quantize_input, child=child, position=position, argument=argument)
+        module.register_forward_pre_hook(hook, with_kwargs=True)
     else:
-        module.register_forward_hook(_quantize_output)
+        module.register_forward_hook(partial(_quantize_output, child=child, position=position))
+
+
+def _attach_to_layer(model: nn.Module, module: nn.Module, child: str, quantizer: nn.Module) -> None:
+    if not isinstance(module, QuantizedLayer):
+        if module is model:
+            raise QuantizationError(
+                "the network itself is a single layer and cannot be replaced; wrap it: nn.Sequential(layer)"
+            )
+        layer = (QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear).from_float(module)
+        _replace(model, module, layer)
+        module = layer
+    setattr(module, child, quantizer)
 
 
 def activation_quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
@@ -149,12 +178,25 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
             setattr(model.get_submodule(parent), child, new)
 
 
-def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (module.get_submodule(CHILD_NAMES[INPUT])(args[0]), *args[1:])
+def _quantize_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, child: str, position: int, argument: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    quantizer = module.get_submodule(child)
+    if position < len(args):
+        return (*args[:position], quantizer(args[position]), *args[position + 1 :]), kwargs
+    if argument in kwargs:
+        return args, {**kwargs, argument: quantizer(kwargs[argument])}
+    raise QuantizationError(f"input {position} of a {type(module).__name__} was not given, so '{child}' has no tensor")
 
 
-def _quantize_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    first, *rest = output if isinstance(output, tuple) else (output,)
+def _quantize_output(
+    module: nn.Module, args: tuple[Any, ...], output: Any, *, child: str = "output_quantizer", position: int = 0
+) -> Any:
+    items = list(output) if isinstance(output, list | tuple) else [output]
+    if position >= len(items):
+        raise QuantizationError(
+            f"a {type(module).__name__} returned {len(items)} tensors and '{child}' wants number {position}, from 0"
+        )
     # A copy: the quantizer keeps its result for the backward pass, and a ReLU in place often comes next.
-    quantized = module.get_submodule(CHILD_NAMES[OUTPUT])(first).clone()
-    return (quantized, *rest) if isinstance(output, tuple) else quantized
+    items[position] = module.get_submodule(child)(items[position]).clone()
+    return type(output)(items) if isinstance(output, list | tuple) else items[0]

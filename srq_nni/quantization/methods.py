@@ -19,22 +19,25 @@ class Method:
         name: key in YAML files and config_lists.
         activation: ``activation(bits, **options)`` makes the quantizer of an activation.
         weight: ``weight(bits, **options)`` makes the quantizer of a weight.
+        scheme: ``symmetric`` if the grid of every tensor is, else ``affine``, in NNI's words.
         activation_options, weight_options: allowed options with their defaults.
     """
 
     name: str
     activation: Callable[..., ActivationQuantizer]
     weight: Callable[..., WeightQuantizer]
+    scheme: str
     activation_options: Mapping[str, Any] = field(default_factory=dict)
     weight_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS: dict[str, Method] = {
-    "pams": Method("pams", PAMSActivation, PAMSWeight, {"calibration": "max"}),
+    "pams": Method("pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "max"}),
     "ddtb": Method(
         "ddtb",
         DDTBActivation,
         DDTBWeight,
+        "affine",
         {"calibration": "percentile", "percentile": 99.0, "limit_levels": True},
         {"percentile": 99.0, "limit_levels": True},
     ),

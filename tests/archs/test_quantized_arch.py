@@ -15,9 +15,10 @@ from srq_nni.archs.quantized_arch import build_float, expose_sites, insert_quant
 from srq_nni.checkpoint import is_quantizer_key
 from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS, WIRINGS
-from srq_nni.errors import OptionError, QuantizationError
+from srq_nni.errors import OptionError
 from srq_nni.models.feature import InputRecorder
-from srq_nni.quantization.layers import INPUT, OUTPUT, WEIGHT, activation_quantizers, quantized_convolutions
+from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
+from srq_nni.quantization.targets import INPUT, OUTPUT, WEIGHT
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "EDSR": {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2},
@@ -200,10 +201,11 @@ def test_an_architecture_without_preset_needs_a_config_list() -> None:
 
 def test_a_weight_that_is_no_convolution_is_refused() -> None:
     entries = [{"op_names": ["body.0.relu"], "target_names": ["weight"], "quant_dtype": "int8"}]
-    with pytest.raises(QuantizationError) as caught:
+    with pytest.raises(OptionError) as caught:
         insert_quantizers(build_float(NETWORKS["EDSR"]), options(config_list=entries))
     assert str(caught.value) == (
-        "target 'weight' of module 'body.0.relu' (ReLU) cannot be quantized; only convolutions can"
+        "config_list entry 0: target 'weight' of module 'body.0.relu' (ReLU) cannot be quantized; "
+        "only those of nn.Conv2d and nn.Linear can"
     )
 
 

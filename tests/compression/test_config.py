@@ -11,8 +11,8 @@ from srq_nni.archs.quantized_arch import build_float, expose_sites
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.sites import Site, quantization_sites
-from srq_nni.errors import OptionError, QuantizationError, SRQError
-from srq_nni.quantization.layers import INPUT, OUTPUT, WEIGHT
+from srq_nni.errors import OptionError, SRQError
+from srq_nni.quantization.targets import INPUT, OUTPUT, WEIGHT
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
 INT4 = {"quant_dtype": "int4"}
@@ -99,7 +99,8 @@ def test_settings_reach_the_quantizer() -> None:
 
 KEYS = (
     "op_types, op_names, op_names_re, exclude_op_types, exclude_op_names, exclude_op_names_re, "
-    "target_names, target_settings, quant_dtype"
+    "target_names, target_settings, fuse_names, quant_dtype, quant_scheme, granularity, apply_method, "
+    "calibration, percentile, limit_levels"
 )
 NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body.0.shortcut, body.0.branch and 11 more"
 
@@ -135,7 +136,8 @@ NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body
         ),
         (
             {"op_names": ["conv_first"], "target_names": ["weight"], "target_settings": {"wieght": INT4}},
-            "target_settings: 'wieght' is not one of target_names (weight); did you mean 'weight'?",
+            "target 'wieght' of module 'conv_first' (Conv2d) is not known; give one of weight, _input_0, _output_0; "
+            "did you mean 'weight'?",
         ),
         (
             {"op_names": ["conv_first"], "target_names": ["weight"], "target_settings": {"_input_": INT4}},
@@ -162,8 +164,16 @@ NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body
         ),
         (
             {"op_names": ["conv_first"], "target_settings": {"weight": {**INT4, "granularity": "per_channel"}}},
-            "setting 'granularity' of target 'weight' is not known to ddtb; "
-            "allowed are quant_dtype, percentile, limit_levels",
+            "granularity: 'per_channel' is not allowed; ddtb is per tensor: delete it",
+        ),
+        (
+            {"op_names": ["conv_first"], "apply_method": "clamp_round"},
+            "apply_method: 'clamp_round' is NNI's own arithmetic and ddtb brings another; delete the key, or give "
+            "'bypass' to leave the target in floating point",
+        ),
+        (
+            {"op_names": ["conv_first"], "quant_scheme": "symmetric"},
+            "quant_scheme: 'symmetric' is not allowed; ddtb is affine: delete it",
         ),
     ],
 )
@@ -183,15 +193,29 @@ def test_a_target_may_be_named_only_once() -> None:
 
 
 def test_an_unknown_target_names_module_and_targets() -> None:
-    from srq_nni.archs.quantized_arch import insert_quantizers
-
-    entry = {"op_names": ["conv_first"], "target_names": ["wieght"], **INT4}
-    with pytest.raises(QuantizationError) as caught:
-        insert_quantizers(build_float(EDSR), options_from({"quantizer": "pams", "config_list": [entry]}))
+    entry = {"op_names": ["conv_first"], "target_names": ["_input_1"], **INT4}
+    with pytest.raises(OptionError) as caught:
+        sites(entry)
     assert str(caught.value) == (
-        "target 'wieght' of module 'conv_first' is not known; give one of weight, _input_0, _output_0; "
-        "did you mean 'weight'?"
+        "config_list entry 0: target '_input_1' of module 'conv_first' (Conv2d) does not exist; "
+        "its forward has the inputs _input_0 (input)"
     )
+
+
+def test_the_forms_of_an_entry_that_nni_documents() -> None:
+    """Version 2 keys, settings beside target_settings, bypass, and ``_input_`` with the name of the argument."""
+    legacy = {"op_names": ["conv_first"], "quant_types": ["input", "weight"], "quant_bits": {"input": 8, "weight": 4}}
+    assert sites(legacy) == [("conv_first", INPUT, 8), ("conv_first", WEIGHT, 4)]
+    entry = {"op_names": ["conv_first"], "target_names": ["_input_input", "weight"], "percentile": 95.0, **INT4}
+    found = quantization_sites(expose_sites(build_float(EDSR)), [entry], "ddtb")
+    assert found == [Site("conv_first", t, 4, {"percentile": 95.0}) for t in (INPUT, WEIGHT)]
+    entry = {
+        "op_names": ["conv_first"],
+        "target_settings": {"weight": INT4, "_input_": {**INT4, "apply_method": "bypass"}},
+    }
+    assert sites(entry) == [("conv_first", WEIGHT, 4)]
+    entry = {"op_names": ["conv_first"], "quant_scheme": "symmetric", "granularity": "default", **INT4}
+    assert len(sites(entry)) == 2
 
 
 BLOCK_KEYS = ", ".join(QuantizationOptions.model_fields)

@@ -14,9 +14,6 @@ from srq_nni.errors import QuantizationError
 from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.layers import (
-    INPUT,
-    OUTPUT,
-    WEIGHT,
     QuantConv2d,
     activation_quantizers,
     attach_quantizer,
@@ -24,11 +21,12 @@ from srq_nni.quantization.layers import (
     quantized_convolutions,
 )
 from srq_nni.quantization.methods import METHODS, get_method
+from srq_nni.quantization.targets import INPUT, OUTPUT, WEIGHT
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight
 
 
 class Block(nn.Module):
-    """A residual block as in EDSR, with a linear layer, which cannot be quantized, beside it."""
+    """A residual block as in EDSR, with a linear layer beside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,9 +229,27 @@ REFUSED = {
     ),
     "unknown target": (
         "body.0.conv2",
-        "_input_",
-        "target '_input_' of module 'body.0.conv2' is not known; give one of weight, _input_0, _output_0; "
-        "did you mean '_input_0'?",
+        "wieght",
+        "target 'wieght' of module 'body.0.conv2' (QuantConv2d) is not known; give one of weight, _input_0, _output_0; "
+        "did you mean 'weight'?",
+    ),
+    "unknown input": (
+        "body.0.act",
+        "_input_inptu",
+        "target '_input_inptu' of module 'body.0.act' (PReLU) does not exist; its forward has the inputs "
+        "_input_0 (input); did you mean 'input'?",
+    ),
+    "input that the module does not have": (
+        "body.0.conv2",
+        "_input_1",
+        "target '_input_1' of module 'body.0.conv2' (QuantConv2d) does not exist; its forward has the inputs "
+        "_input_0 (x)",
+    ),
+    "bias": (
+        "body.0.conv2",
+        "bias",
+        "target 'bias' of module 'body.0.conv2' (QuantConv2d) stays in floating point; delete it (export can put it on "
+        "the accumulator's grid)",
     ),
     "second quantizer": (
         "body.0.conv1",
@@ -246,9 +262,9 @@ REFUSED = {
         "target '_output_0' of module 'body.0.act' already has a quantizer; name it only once",
     ),
     "weight of another module": (
-        "body.0.linear",
+        "body.0.act",
         WEIGHT,
-        "target 'weight' of module 'body.0.linear' (Linear) cannot be quantized; only convolutions can",
+        "target 'weight' of module 'body.0.act' (PReLU) cannot be quantized; only those of nn.Conv2d and nn.Linear can",
     ),
     "subclass": ("own", WEIGHT, "a OwnConv cannot be quantized as a convolution; quantize nn.Conv2d modules"),
 }
@@ -274,7 +290,7 @@ def test_a_network_that_is_one_convolution_is_refused() -> None:
     with pytest.raises(QuantizationError) as error:
         attach_quantizer(conv, "", WEIGHT, PAMSWeight(4))
     assert str(error.value) == (
-        "the network itself is a convolution and cannot be replaced; wrap it: nn.Sequential(conv)"
+        "the network itself is a single layer and cannot be replaced; wrap it: nn.Sequential(layer)"
     )
     assert list(conv.modules()) == [conv]
 
