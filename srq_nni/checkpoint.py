@@ -17,9 +17,7 @@ from torch import nn
 
 from srq_nni.atomic import atomic_file
 from srq_nni.errors import CheckpointError, did_you_mean, listing
-from srq_nni.quantization.activation import DDTBActivation
-from srq_nni.quantization.gate import Gate
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import add_stored_gates
 from srq_nni.quantization.targets import is_quantizer_name
 
 FORMAT_VERSION = 1
@@ -143,19 +141,6 @@ def load_weights(
             f"checkpoint '{path}' does not fit the network: {str(error).splitlines()[-1].strip()}"
         ) from None
     return quantized
-
-
-def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> list[DDTBActivation]:
-    """Give ``model`` the gates that a state dict holds, since training decides which layers have one; return those."""
-    added = []
-    for name, quantizer in activation_quantizers(model):
-        weight = state.get(f"{name}.gate.reduce.weight")
-        if not isinstance(weight, torch.Tensor) or weight.ndim != 4:
-            continue
-        if isinstance(quantizer, DDTBActivation) and quantizer.gate is None:
-            quantizer.add_gate(Gate(weight.shape[1]))
-            added.append(quantizer)
-    return added
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:

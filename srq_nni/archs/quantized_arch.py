@@ -10,6 +10,7 @@ from basicsr.archs import arch_util
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from srq_nni.compression.blocks import expose_sites, register_block
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.sites import quantization_sites
@@ -30,7 +31,7 @@ class ResidualBlockNoBN(arch_util.ResidualBlockNoBN):
         self.branch = nn.Identity()
 
     @classmethod
-    def from_block(cls, block: arch_util.ResidualBlockNoBN) -> ResidualBlockNoBN:
+    def from_block(cls, block: nn.Module) -> ResidualBlockNoBN:
         """Return a block with sites that shares the convolutions of ``block``."""
         sited = cls.__new__(cls)
         sited.__dict__.update(block.__dict__)
@@ -42,6 +43,9 @@ class ResidualBlockNoBN(arch_util.ResidualBlockNoBN):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = self.conv2(self.relu(self.conv1(x)))
         return self.shortcut(x) + self.branch(out * self.res_scale)
+
+
+register_block(arch_util.ResidualBlockNoBN, ResidualBlockNoBN.from_block)
 
 
 def build_float(network: Mapping[str, Any]) -> nn.Module:
@@ -65,15 +69,6 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
         raise
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"network_g: {error}; give the arguments of {name}") from None
-
-
-def expose_sites(model: nn.Module) -> nn.Module:
-    """Replace, in place, each ResidualBlockNoBN by the same block with named quantizer sites; return ``model``."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is arch_util.ResidualBlockNoBN:
-                setattr(module, name, ResidualBlockNoBN.from_block(child))
-    return model
 
 
 def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Module:

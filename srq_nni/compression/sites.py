@@ -33,38 +33,58 @@ class Site:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def quantization_sites(model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str) -> list[Site]:
+def quantization_sites(
+    model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str, *, trained_by_nni: bool = False
+) -> list[Site]:
     """Resolve a config_list to sites, in the order of the network's modules.
 
     Entries may have the keys that NNI documents; those of version 2 (``quant_types``, ``quant_bits``) are translated.
     Options of the quantizer, such as ``percentile``, stand in ``target_settings`` or, for all targets, beside them.
+
+    Args:
+        model: network whose modules are selected; a module with several names is quantized once, under the first.
+        entries: the config_list.
+        method: ``pams`` or ``ddtb``.
+        trained_by_nni: allow the settings that only the quantizers for NNI know, ``fuse_names`` and ``dynamic_ratio``.
 
     Raises:
         OptionError: for a malformed entry, one that selects no module, or one that names a target twice.
     """
     from nni.compression.base.config import select_modules_by_config, trans_legacy_config_list
 
-    found: dict[tuple[str, str], Site] = {}
+    found: dict[tuple[int, str], tuple[int, Site]] = {}
+    order = {name: position for position, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     for index, entry in enumerate(trans_legacy_config_list([dict(entry) for entry in entries])):
         where = f"config_list entry {index}"
-        _check_entry(entry, method, where)
+        options = _allowed_options(method, trained_by_nni)
+        _check_entry(entry, [*options[False], *options[True]], where, trained_by_nni)
         _check_selectors(model, entry, where)
         modules, _, _ = select_modules_by_config(model, dict(entry))
         if not modules:
             selectors = {key: entry[key] for key in (*SELECTORS, *EXCLUSIONS) if key in entry}
             raise OptionError(f"{where}: {selectors} together select no module; leave one of them out")
-        for name in sorted(modules):
-            for site in _entry_sites(name, modules[name], entry, method, where):
-                if (site.module, site.target) in found:
+        for name in sorted(modules, key=order.__getitem__):
+            for site in _entry_sites(name, modules[name], entry, options, method, where):
+                key = (id(modules[name]), site.target)
+                if found.get(key, (index,))[0] != index:
                     raise OptionError(f"{where}: target '{site.target}' of '{name}' is quantized twice; name it once")
-                found[site.module, site.target] = site
-    order = {name: position for position, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
-    return sorted(found.values(), key=lambda site: (order[site.module], site.target))
+                found.setdefault(key, (index, site))
+    return sorted((site for _, site in found.values()), key=lambda site: (order[site.module], site.target))
 
 
-def _check_entry(entry: Mapping[str, Any], method: str, where: str) -> None:
-    options = dict.fromkeys([*get_method(method).activation_options, *get_method(method).weight_options])
-    allowed = [*ENTRY_KEYS, *options]
+def _allowed_options(method: str, trained_by_nni: bool) -> dict[bool, list[str]]:
+    """Return the settings of the quantizer, by whether the target is the weight."""
+    of_method = get_method(method)
+    gates = ["dynamic_ratio"] if trained_by_nni and method == "ddtb" else []
+    return {True: list(of_method.weight_options), False: [*of_method.activation_options, *gates]}
+
+
+def _check_entry(entry: Mapping[str, Any], options: Iterable[str], where: str, trained_by_nni: bool) -> None:
+    if "fuse_names" in entry and not trained_by_nni:
+        raise OptionError(
+            f"{where}: fuse_names: only NNI's wrappers fold batch norm; use one of the quantizers for NNI"
+        )
+    allowed = [*ENTRY_KEYS, *dict.fromkeys(options)]
     unknown = [key for key in entry if key not in allowed]
     if unknown:
         raise OptionError(
@@ -97,7 +117,14 @@ def _strings(given: Any, where: str) -> list[str]:
     raise OptionError(f"{where}: {given!r} is not a list of names; write [{given}]")
 
 
-def _entry_sites(name: str, module: nn.Module, entry: Mapping[str, Any], method: str, where: str) -> Iterable[Site]:
+def _entry_sites(
+    name: str,
+    module: nn.Module,
+    entry: Mapping[str, Any],
+    options: Mapping[bool, list[str]],
+    method: str,
+    where: str,
+) -> Iterable[Site]:
     given = entry.get("target_settings", {})
     if not isinstance(given, Mapping) or not all(isinstance(value, Mapping) for value in given.values()):
         raise OptionError(f"{where}: target_settings: {given!r} is not a block of targets; give quant_dtype below each")
@@ -113,8 +140,7 @@ def _entry_sites(name: str, module: nn.Module, entry: Mapping[str, Any], method:
     shared = {key: value for key, value in entry.items() if key not in ENTRY_KEYS or key in NNI_SETTINGS}
     for spelling in names:
         target, own = spelt[spelling], dict(settings.get(spelt[spelling], {}))
-        of_method = get_method(method)
-        allowed = of_method.weight_options if target == WEIGHT else of_method.activation_options
+        allowed = options[target == WEIGHT]
         common = {key: value for key, value in shared.items() if key in allowed or key in NNI_SETTINGS}
         site = _site(Site(name, target, 0, {**common, **own}), allowed, method, f"{where}: ", spelling)
         if site is not None:
@@ -128,7 +154,7 @@ def _canonical(module: nn.Module, target: str, name: str, where: str) -> str:
         raise OptionError(f"{where}: {error}") from None
 
 
-def _site(raw: Site, allowed: Mapping[str, Any], method: str, where: str, spelling: str) -> Site | None:
+def _site(raw: Site, allowed: Sequence[str], method: str, where: str, spelling: str) -> Site | None:
     """Return the site with its bits and checked options, or None if NNI's ``bypass`` leaves it in floating point."""
     options = dict(raw.options)
     dtype, apply_method = options.pop("quant_dtype", None), options.pop("apply_method", method)
@@ -145,9 +171,7 @@ def _site(raw: Site, allowed: Mapping[str, Any], method: str, where: str, spelli
             f"delete the key, or give 'bypass' to leave the target in floating point"
         )
     if granularity != "default":
-        raise OptionError(
-            f"{where}granularity: {granularity!r} is not allowed; {method} quantizes per tensor: delete it"
-        )
+        raise OptionError(f"{where}granularity: {granularity!r} is not allowed; {method} is per tensor: delete it")
     own_scheme = get_method(method).scheme
     if scheme not in (None, own_scheme):
         raise OptionError(f"{where}quant_scheme: {scheme!r} is not allowed; {method} is {own_scheme}: delete it")

@@ -27,7 +27,7 @@ from srq_nni.compression.phases import (
 from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError
 from srq_nni.models.feature import InputRecorder
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import activation_quantizers, add_stored_gates
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
 
@@ -126,7 +126,7 @@ class QuantSRModel(SRModel):
         get_root_logger().info(f"Gates on {len(chosen)} layers: {', '.join(chosen) or 'none'}.")
         self.optimizer_g.param_groups[2]["params"].extend(gate_parameters(net))
         if self.ema_decay > 0:
-            checkpoint.add_stored_gates(self.net_g_ema, net.state_dict())
+            add_stored_gates(self.net_g_ema, net.state_dict())
             self.net_g_ema.load_state_dict(net.state_dict())
         if self.opt["dist"]:
             self.net_g = self.model_to_device(net)  # DDP must see the new parameters

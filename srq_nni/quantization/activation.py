@@ -233,6 +233,10 @@ class DDTBActivation(ActivationQuantizer):
             raise QuantizationError(
                 "a gated quantizer has one grid per image, no constant one; see the unit-scale form"
             )
+        return self.static_grid()
+
+    def static_grid(self) -> IntegerGrid:
+        """Return the grid of the bounds themselves, which an applied gate scales for each image."""
         lower, upper = computable(self.lower.detach()), computable(self.upper.detach())
         step, low, high = ddtb_codes(lower, upper, self.bits, limit_levels=self.limit_levels)
         return IntegerGrid(float(step), int(low), int(high), self.bits)

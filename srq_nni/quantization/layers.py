@@ -7,7 +7,7 @@ its activation quantizers by hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from srq_nni.errors import QuantizationError, did_you_mean
-from srq_nni.quantization.activation import ActivationQuantizer, Mode
+from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, Mode
+from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.targets import (
     INPUT,
     INPUT_PREFIX,
@@ -130,6 +131,19 @@ def activation_quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQua
     for name, module in model.named_modules():
         if isinstance(module, ActivationQuantizer):
             yield name, module
+
+
+def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> list[DDTBActivation]:
+    """Give ``model`` the gates that a state dict holds, since training decides which layers have one; return those."""
+    added = []
+    for name, quantizer in activation_quantizers(model):
+        weight = state.get(f"{name}.gate.reduce.weight")
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 4:
+            continue
+        if isinstance(quantizer, DDTBActivation) and quantizer.gate is None:
+            quantizer.add_gate(Gate(weight.shape[1]))
+            added.append(quantizer)
+    return added
 
 
 def quantized_convolutions(model: nn.Module) -> Iterator[tuple[str, QuantConv2d]]:

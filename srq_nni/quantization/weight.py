@@ -69,3 +69,17 @@ class DDTBWeight(WeightQuantizer):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, percentile={self.percentile}"
+
+
+class GridWeight(WeightQuantizer):
+    """A weight that already lies on a known grid, such as that of a network whose quantizers were taken out."""
+
+    def __init__(self, grid: IntegerGrid) -> None:
+        super().__init__(grid.bits)
+        self._grid = grid
+
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + (self._grid.values(self._grid.codes(weight)) - weight).detach()
+
+    def grid(self, weight: torch.Tensor) -> IntegerGrid:
+        return self._grid

@@ -11,8 +11,9 @@ from basicsr.archs.arch_util import ResidualBlockNoBN
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from srq_nni.archs.quantized_arch import ResidualBlockNoBN as SitedBlock
-from srq_nni.archs.quantized_arch import build_float, expose_sites, insert_quantizers
+from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.checkpoint import is_quantizer_key
+from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS, WIRINGS
 from srq_nni.errors import OptionError

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import srq_nni
-from srq_nni.archs.quantized_arch import build_float, expose_sites
+from srq_nni.archs.quantized_arch import build_float
+from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.sites import Site, quantization_sites

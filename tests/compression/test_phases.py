@@ -10,7 +10,7 @@ import torch
 
 import srq_nni  # noqa: F401 - fills the registries
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
-from srq_nni.checkpoint import add_stored_gates, load_weights, metadata_of, save
+from srq_nni.checkpoint import load_weights, metadata_of, save
 from srq_nni.compression.options import options_from
 from srq_nni.compression.phases import (
     ddtb_quantizers,
@@ -22,7 +22,7 @@ from srq_nni.compression.phases import (
     start_bounds_and_gates,
 )
 from srq_nni.errors import CheckpointError
-from srq_nni.quantization.layers import quantized_convolutions
+from srq_nni.quantization.layers import add_stored_gates, quantized_convolutions
 
 NETWORK = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
 DDTB = {"quantizer": "ddtb", "bits": 2, "calibration_iters": 3, "static_iters": 4}

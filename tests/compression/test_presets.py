@@ -8,7 +8,8 @@ import pytest
 from nni.compression.base.config import select_modules_by_config
 
 import srq_nni
-from srq_nni.archs.quantized_arch import build_float, expose_sites
+from srq_nni.archs.quantized_arch import build_float
+from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.presets import PRESETS, WIRINGS, find_preset
 from srq_nni.compression.sites import quantization_sites
 from srq_nni.quantization.layers import INPUT, WEIGHT
