@@ -18,8 +18,14 @@ from srq_nni.checkpoint import load  # noqa: E402
 __version__ = "0.1.0"
 
 _LAZY = {
+    "DDTBQuantizer": "srq_nni.compression.quantizers",
+    "LoopEvaluator": "srq_nni.compression.evaluator",
+    "PAMSQuantizer": "srq_nni.compression.quantizers",
+    "SKTDistiller": "srq_nni.compression.distiller",
     "config_list": "srq_nni.compression.config",
     "export_onnx": "srq_nni.speedup",
+    "quantized_network": "srq_nni.compression.calibration_config",
+    "skt_config_list": "srq_nni.compression.distiller",
     "integer_simulator": "srq_nni.speedup",
     "ModelSpeedupONNXRuntime": "srq_nni.speedup",
     "ModelSpeedupOpenVINO": "srq_nni.speedup",

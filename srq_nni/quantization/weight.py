@@ -72,14 +72,24 @@ class DDTBWeight(WeightQuantizer):
 
 
 class GridWeight(WeightQuantizer):
-    """A weight that already lies on a known grid, such as that of a network whose quantizers were taken out."""
+    """A weight that lies on a known grid already, such as that of a network whose quantizers were taken out.
+
+    ``quantize`` returns it as it is: another division and multiplication would move it by a rounding.
+    """
+
+    TOLERANCE = 1e-3  # in steps; float32 rounding of a product of code and scale is below 1e-5 of a step
 
     def __init__(self, grid: IntegerGrid) -> None:
         super().__init__(grid.bits)
         self._grid = grid
 
+    def holds(self, weight: torch.Tensor) -> bool:
+        """Whether every value of ``weight`` is on the grid, up to float rounding."""
+        nearest = self._grid.values(self._grid.codes(weight))
+        return bool(((weight - nearest).abs() <= self.TOLERANCE * self._grid.scale).all())
+
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + (self._grid.values(self._grid.codes(weight)) - weight).detach()
+        return weight
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         return self._grid

@@ -1,0 +1,178 @@
+"""What a trained quantizer is, in NNI's calibration_config, and networks rebuilt from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from nni.compression.base.target_space import QuantizationTargetSpace
+from nni.compression.base.wrapper import ModuleWrapper
+from torch import nn
+
+from srq_nni.compression.blocks import expose_sites
+from srq_nni.compression.wrapper import quantizer_of
+from srq_nni.errors import OptionError, SRQError, did_you_mean
+from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
+from srq_nni.quantization.gate import Gate
+from srq_nni.quantization.grid import IntegerGrid
+from srq_nni.quantization.layers import attach_quantizer
+from srq_nni.quantization.methods import METHODS
+from srq_nni.quantization.weight import GridWeight, WeightQuantizer
+
+CalibrationConfig = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def grid_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> IntegerGrid:
+    """Return the grid of a quantizer on its target; a gate is left out of it."""
+    if isinstance(quantizer, WeightQuantizer):
+        return quantizer.grid(space.target)
+    assert isinstance(quantizer, ActivationQuantizer)
+    return quantizer.static_grid() if isinstance(quantizer, DDTBActivation) else quantizer.grid()
+
+
+@torch.no_grad()
+def describe(space: QuantizationTargetSpace, quantizer: nn.Module) -> None:
+    """Write scale, zero point and range of the grid where NNI keeps them, as tensors of the target's device."""
+    grid = grid_of(space, quantizer)
+    device = next((t.device for t in quantizer.state_dict().values()), None)
+    device = space.target.device if device is None else device
+    space.scale = torch.tensor(grid.scale, device=device)
+    space.zero_point = torch.tensor(float(grid.zero_point), device=device)
+    space.tracked_min = torch.tensor(grid.scale * grid.minimum, device=device)
+    space.tracked_max = torch.tensor(grid.scale * grid.maximum, device=device)
+
+
+def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, Any]:
+    """Return what a calibration_config says of a target beyond NNI's own keys."""
+    grid = grid_of(space, quantizer)
+    method = next(m for m in METHODS.values() if type(quantizer) in (m.activation, m.weight))
+    options = method.weight_options if isinstance(quantizer, WeightQuantizer) else method.activation_options
+    entry: dict[str, Any] = {
+        "quantizer": method.name,
+        "options": {key: getattr(quantizer, key) for key in options},
+        "quant_min": grid.minimum,
+        "quant_max": grid.maximum,
+    }
+    if isinstance(quantizer, ActivationQuantizer):
+        entry["bounds"] = torch.cat([bound.detach().cpu() for bound in quantizer.bounds()])
+        entry["state"] = {key: value.detach().cpu().clone() for key, value in quantizer.state_dict().items()}
+    return entry
+
+
+def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrapper]) -> None:
+    """Check that every target of a calibration_config is quantized here.
+
+    Raises:
+        OptionError: names the first that is not.
+    """
+    for module, targets in config.items():
+        if module not in wrappers:
+            near = did_you_mean(module, wrappers) or "; make the quantizer with the same config_list"
+            raise OptionError(f"calibration_config: no module '{module}' is quantized here{near}")
+        spaces = wrappers[module].quantization_target_spaces
+        for target in targets:
+            if target not in spaces:
+                raise OptionError(
+                    f"calibration_config: target '{target}' of '{module}' is not quantized here; "
+                    f"make the quantizer with the same config_list{did_you_mean(target, spaces)}"
+                )
+
+
+def restore(space: QuantizationTargetSpace, quantizer: nn.Module, entry: Mapping[str, Any], where: str) -> None:
+    """Put an activation's bounds and gate back, or check that a weight is the one that was described.
+
+    Raises:
+        OptionError: if the entry is of another quantizer or bit width, or of another weight.
+    """
+    own = entry_of(space, quantizer)
+    for key, here in (("quantizer", own["quantizer"]), ("quant_bits", space.quant_bits), ("options", own["options"])):
+        if entry.get(key) != here:
+            raise OptionError(
+                f"calibration_config: {where} has {key}: {entry.get(key)!r} and the quantizer {here!r}; make them equal"
+            )
+    if isinstance(quantizer, WeightQuantizer):
+        scale = grid_of(space, quantizer).scale
+        if abs(scale - float(entry["scale"])) > 1e-5 * scale:
+            raise OptionError(
+                f"calibration_config: {where} has scale {float(entry['scale']):.6g} and its weight gives {scale:.6g}; "
+                "load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"
+            )
+        return
+    assert isinstance(quantizer, ActivationQuantizer)
+    _load(quantizer, entry["state"])
+
+
+def _load(quantizer: ActivationQuantizer, state: Mapping[str, torch.Tensor]) -> None:
+    gate = state.get("gate.reduce.weight")
+    if isinstance(quantizer, DDTBActivation):
+        if gate is not None and quantizer.gate is None:
+            quantizer.add_gate(Gate(gate.shape[1]))
+        elif gate is None:
+            quantizer.gate = None
+    quantizer.load_state_dict(dict(state))
+
+
+def quantized_network(model: nn.Module, calibration_config: CalibrationConfig) -> nn.Module:
+    """Return a copy of a plain network with the quantizers of a calibration_config inside, in eval mode.
+
+    Args:
+        model: network as ``unwrap_model`` returns it: plain layers, weights on their grids. Unchanged.
+        calibration_config: as ``compress`` or ``get_calibration_config`` returned it.
+
+    Raises:
+        OptionError: if an entry does not come from a quantizer of srq-nni, or a weight is not on its grid.
+        QuantizationError: if the network has no such module.
+    """
+    network = expose_sites(copy.deepcopy(model)).eval()
+    for module, targets in calibration_config.items():
+        for target, entry in targets.items():
+            quantizer = _made(entry, f"target '{target}' of '{module}'")
+            attach_quantizer(network, module, target, quantizer)
+            if isinstance(quantizer, GridWeight) and not quantizer.holds(network.get_submodule(module).weight):
+                raise OptionError(
+                    f"calibration_config: the weight of '{module}' is not on the grid of its entry; "
+                    "give the network that unwrap_model() returned"
+                )
+    return network
+
+
+def _made(entry: Mapping[str, Any], where: str) -> nn.Module:
+    if entry.get("quantizer") not in METHODS:
+        raise OptionError(
+            f"calibration_config: {where} is not of PAMS or DDTB; give one from PAMSQuantizer or DDTBQuantizer"
+        )
+    try:
+        if "state" not in entry:
+            scale, low, high = float(entry["scale"]), int(entry["quant_min"]), int(entry["quant_max"])
+            return GridWeight(IntegerGrid(scale, low, high, entry["quant_bits"]))
+        quantizer = METHODS[entry["quantizer"]].activation(entry["quant_bits"], **entry["options"])
+        _load(quantizer, entry["state"])
+        return quantizer
+    except (KeyError, RuntimeError, TypeError, ValueError, SRQError) as error:
+        raise OptionError(f"calibration_config: {where} is damaged ({error}); give it as it was returned") from None
+
+
+def with_live_quantizers(model: nn.Module, wrappers: Mapping[str, ModuleWrapper]) -> nn.Module:
+    """Return a plain copy of a wrapped network with the quantizers inside its layers instead, in eval mode.
+
+    Unlike ``quantized_network`` it keeps the weights in floating point, so that it can go on training.
+    """
+    twin = copy.deepcopy(model)
+    found = []
+    for module in list(twin.modules()):
+        wrapper = getattr(module, "_nni_wrapper", None)
+        if wrapper is None:
+            continue
+        spaces = wrapper.quantization_target_spaces
+        weights = {name: spaces[name].target for name in spaces if isinstance(spaces[name].target, nn.Parameter)}
+        found += [(wrapper.name, target, quantizer_of(space)) for target, space in spaces.items()]
+        wrapper.unwrap()
+        for name, weight in weights.items():
+            getattr(module, name).data.copy_(weight.detach())
+    for name, target, quantizer in found:
+        if quantizer is None:
+            raise OptionError(f"target '{target}' of '{name}' is quantized by a quantizer that srq-nni cannot export")
+        attach_quantizer(twin, name, target, quantizer)
+    return twin.eval()

@@ -1,0 +1,226 @@
+"""When a quantizer calibrates, trains its bounds and opens its gates, in a training loop that others own.
+
+BasicSR tells its model the number of the iteration. NNI's loops do not, so the clock counts the steps of the optimizer
+that trains the bounds: whoever runs the loop, the phases are those of ``phase_at``, and the count is part of the state.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from srq_nni.compression.options import QuantizationOptions
+from srq_nni.compression.phases import (
+    Phase,
+    enter_phase,
+    gate_loss,
+    gate_parameters,
+    phase_at,
+    start_bounds_and_gates,
+)
+from srq_nni.errors import CheckpointError, QuantizationError
+from srq_nni.quantization.activation import ActivationQuantizer
+from srq_nni.quantization.layers import add_stored_gates, set_mode
+
+UNTRAINED_STEPS = 3  # optimizer steps without one of the bounds before it is taken for a mistake
+GATE_GROUP = "gates"
+
+
+class TrainingClock:
+    """Drives the quantizers of one compressor through their phases.
+
+    Args:
+        model: the wrapped network.
+        quantizers: activation quantizers and weight quantizers that this clock drives.
+        gated: share of quantizers that get a gate -> activation quantizers among which they are chosen (DDTB).
+        options: method and lengths of the phases.
+        owner: wrapper that gets the int64 buffer ``step``, so that the count is part of the network's state.
+        step: name of that buffer.
+        seed: of the gates' first weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        quantizers: Sequence[nn.Module],
+        gated: Mapping[float, Sequence[ActivationQuantizer]],
+        options: QuantizationOptions,
+        owner: nn.Module,
+        step: str,
+        seed: int,
+    ) -> None:
+        self.model, self.options, self.seed = model, options, seed
+        self.quantizers = nn.ModuleList(quantizers)
+        self.gated = {ratio: nn.ModuleList(group) for ratio, group in gated.items()}
+        self.phase: Phase | None = None
+        self.count = 0  # what the buffer holds, on the host
+        self._owner, self._step = owner, step
+        owner.register_buffer(step, torch.zeros((), dtype=torch.int64))
+        self._in_training: list[nn.Module] = []  # modules to put back into training after an observation
+        self._gates_without_ddp = False
+        self._untrained_steps = 0
+        self._removers: list[Callable[[], None]] = []
+
+    def install(self) -> None:
+        """Listen to the network and to optimizers."""
+        if self._removers:
+            return
+        before, after = _Listener(self, "_before_forward"), _Listener(self, "_after_forward")
+        load, loaded = _Listener(self, "_before_load"), _Listener(self, "_after_load")
+        handles = [
+            self.model.register_forward_pre_hook(before),
+            self.model.register_forward_hook(after, always_call=True),
+            self.model.register_load_state_dict_pre_hook(load),
+            self.model.register_load_state_dict_post_hook(loaded),
+            register_optimizer_step_pre_hook(_Listener(self, "_before_step")),
+            register_optimizer_step_post_hook(_Listener(self, "_after_step")),
+        ]
+        # The optimizers' hooks are global and must not outlive a network that nobody uses any more.
+        self._removers = [weakref.finalize(self, handle.remove) for handle in handles]
+
+    def remove(self) -> None:
+        """Stop listening."""
+        for remove in self._removers:
+            remove()
+        self._removers = []
+
+    def enter(self, iteration: int) -> None:
+        """Put the quantizers into the phase of an iteration, counted from 1."""
+        self.phase = phase_at(iteration, self.options)
+        if self.options.quantizer == "ddtb" and iteration == self.options.calibration_iters + 1:
+            self._start_gates()
+        enter_phase(self.quantizers, self.phase)
+
+    def finish(self) -> None:
+        """Go to the last phase, as after an update from a calibration_config."""
+        self.count = max(self.count, self.options.calibration_iters + self.options.static_iters)
+        self._owner.get_buffer(self._step).fill_(self.count)
+        for quantizer in self.quantizers:
+            if isinstance(quantizer, ActivationQuantizer):
+                quantizer.set_mode("quantize")
+
+    def regulariser(self) -> torch.Tensor | None:
+        """Return the weighted loss that holds DDTB's gates at zero, or None outside that phase."""
+        if self.phase != "static":
+            return None
+        loss = gate_loss(self.quantizers)
+        return None if loss is None else self.options.gate_loss_weight * loss
+
+    def _start_gates(self) -> None:
+        if gate_parameters(self.quantizers):
+            return  # loaded, or a second forward pass of the same iteration
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)  # a resumed run must create the same gates
+            for ratio, group in self.gated.items():
+                start_bounds_and_gates(group, ratio)
+        self._gates_without_ddp = _several_processes()
+
+    def _before_forward(self, model: nn.Module, args: Any) -> None:
+        if not (model.training and torch.is_grad_enabled()):
+            return
+        self.enter(self.count + 1)
+        if self.phase == "observe":
+            self._in_training = [module for module in model.modules() if module.training]
+            model.eval()
+            set_mode(self.quantizers, "observe")
+
+    def _after_forward(self, model: nn.Module, args: Any, output: Any) -> Any:
+        if not self._in_training:
+            return output
+        set_mode(self.quantizers, "float")
+        for module in self._in_training:
+            module.training = True
+        self._in_training = []
+        if isinstance(output, torch.Tensor) and _several_processes():
+            # DistributedDataParallel waits for a gradient of every parameter, of the idle bounds, too.
+            output = output + 0.0 * torch.stack([bound.sum() for bound in self._bounds()]).sum()
+        return output
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        mine = {id(parameter) for parameter in self.model.parameters()}
+        held = [p for group in optimizer.param_groups for p in group["params"] if id(p) in mine]
+        if not held:
+            return
+        self._check_trained(optimizer)
+        if self.phase == "observe":
+            for parameter in held:
+                parameter.grad = None  # every optimizer skips a parameter without a gradient
+            return
+        self._hand_over_gates(optimizer, {id(parameter) for parameter in held})
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._trains_bounds(optimizer):
+            self.count += 1
+            self._owner.get_buffer(self._step).add_(1)
+            self._untrained_steps = 0
+
+    def _check_trained(self, optimizer: Optimizer) -> None:
+        self._untrained_steps += not self._trains_bounds(optimizer)
+        if self._untrained_steps > UNTRAINED_STEPS:
+            raise QuantizationError(
+                f"the optimizer ({type(optimizer).__name__}) trains the network but not the bounds of its quantizers; "
+                "make it after the quantizer, with quantizer.parameter_groups(lr)"
+            )
+
+    def _trains_bounds(self, optimizer: Optimizer) -> bool:
+        bounds = {id(bound) for bound in self._bounds()}
+        held = (id(p) for group in optimizer.param_groups for p in group["params"])
+        return not bounds.isdisjoint(held)
+
+    def _bounds(self) -> list[nn.Parameter]:
+        return [bound for q in self.quantizers if isinstance(q, ActivationQuantizer) for bound in q.bounds()]
+
+    def _hand_over_gates(self, optimizer: Optimizer, held: set[int]) -> None:
+        """Give the optimizer the gates that were made after it, and make their gradients those of all processes."""
+        gates = gate_parameters(self.quantizers)
+        if self._gates_without_ddp:
+            for gate in gates:
+                if gate.grad is not None:
+                    distributed.all_reduce(gate.grad)
+                    gate.grad /= distributed.get_world_size()
+        new = [gate for gate in gates if id(gate) not in held]
+        if new and self._trains_bounds(optimizer):
+            groups = optimizer.param_groups
+            named = [group for group in groups if group.get("name") == GATE_GROUP]
+            (named or groups)[0]["params"].extend(new)
+
+    def _before_load(self, model: nn.Module, state: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        if not any("_nni_wrapper." in key for key in state):
+            raise CheckpointError(
+                "the state dict is one of the plain network, and NNI's wrappers would ignore its weights; "
+                "load it before the quantizer is made, or give one that was saved after"
+            )
+        add_stored_gates(model, {key.removeprefix(prefix): value for key, value in state.items()})
+
+    def _after_load(self, model: nn.Module, incompatible: Any) -> None:
+        self.count = int(self._owner.get_buffer(self._step))
+        if self.count:  # an evaluation now sees what one after the last step saw
+            self.phase = phase_at(self.count, self.options)
+            enter_phase(self.quantizers, self.phase)
+
+
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+class _Listener:
+    """A hook that calls a method of the clock; in a copy or a pickle of the network it does nothing."""
+
+    def __init__(self, clock: TrainingClock | None, method: str) -> None:
+        self._clock, self._method = (None if clock is None else weakref.ref(clock)), method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        clock = None if self._clock is None else self._clock()
+        return None if clock is None else getattr(clock, self._method)(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Listener:
+        return _Listener(None, self._method)
+
+    def __reduce__(self) -> tuple[type[_Listener], tuple[None, str]]:
+        return _Listener, (None, self._method)
