@@ -125,17 +125,17 @@ def quantized_network(model: nn.Module, calibration_config: CalibrationConfig) -
         OptionError: if an entry does not come from a quantizer of srq-nni, or a weight is not on its grid.
         QuantizationError: if the network has no such module.
     """
-    network = expose_sites(copy.deepcopy(model)).eval()
+    network = expose_sites(copy.deepcopy(model))
     for module, targets in calibration_config.items():
         for target, entry in targets.items():
             quantizer = _made(entry, f"target '{target}' of '{module}'")
             attach_quantizer(network, module, target, quantizer)
-            if isinstance(quantizer, GridWeight) and not quantizer.holds(network.get_submodule(module).weight):
+            if isinstance(quantizer, GridWeight) and not quantizer.holds(network.get_parameter(f"{module}.weight")):
                 raise OptionError(
                     f"calibration_config: the weight of '{module}' is not on the grid of its entry; "
                     "give the network that unwrap_model() returned"
                 )
-    return network
+    return network.eval()
 
 
 def _made(entry: Mapping[str, Any], where: str) -> nn.Module:

@@ -7,6 +7,7 @@ no graph tensor behind in the module (so that a network can be copied between st
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from srq_nni.quantization.targets import quantizer_name
 from srq_nni.quantization.weight import WeightQuantizer
 
 APPLY_METHOD = "srq"
+logging.getLogger("nni").propagate = False  # it has a handler of its own, and root handlers would repeat every line
 
 
 def quantizer_of(space: QuantizationTargetSpace) -> nn.Module | None:
