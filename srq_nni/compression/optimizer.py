@@ -46,14 +46,22 @@ def parameter_groups(
 
 
 def add_groups(optimizer: Optimizer, quantizers: nn.Module, bounds_lr: float) -> None:
-    """Add the bounds of ``quantizers``, and DDTB's gates, to an optimizer that does not hold them yet."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    bounds = [bound for bound in bounds_of(quantizers) if id(bound) not in held]
-    if not bounds:
-        return
+    """Put the bounds of ``quantizers``, and DDTB's gates, into groups of their own.
+
+    An optimizer over ``model.parameters()`` of a wrapped network holds the bounds among the weights; they are taken out
+    there. A group that holds nothing but bounds was made for them and stays.
+    """
+    bounds = {id(bound): bound for bound in bounds_of(quantizers)}
     like_network = {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "name")}
-    optimizer.add_param_group({"params": bounds, "lr": bounds_lr, "weight_decay": 0.0})
-    if ddtb_quantizers(quantizers):
+    for group in optimizer.param_groups:
+        others = [parameter for parameter in group["params"] if id(parameter) not in bounds]
+        if others:
+            group["params"] = others
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [bound for key, bound in bounds.items() if key not in held]
+    if missing:
+        optimizer.add_param_group({"params": missing, "lr": bounds_lr, "weight_decay": 0.0})
+    if ddtb_quantizers(quantizers) and not any(group.get("name") == GATE_GROUP for group in optimizer.param_groups):
         gates = [gate for gate in gate_parameters(quantizers) if id(gate) not in held]
         optimizer.add_param_group({**like_network, "params": gates, "name": GATE_GROUP})
 
