@@ -24,36 +24,37 @@ from srq_nni.quantization.weight import GridWeight, WeightQuantizer
 CalibrationConfig = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
-def grid_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> IntegerGrid:
-    """Return the grid of a quantizer on its target; a gate is left out of it."""
+def codes_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> tuple[float, int, int]:
+    """Return (scale, smallest code, largest code) of a quantizer on its target; a gate is left out of it."""
     if isinstance(quantizer, WeightQuantizer):
-        return quantizer.grid(space.target)
+        grid = quantizer.grid(space.target)
+        return grid.scale, grid.minimum, grid.maximum
     assert isinstance(quantizer, ActivationQuantizer)
-    return quantizer.static_grid() if isinstance(quantizer, DDTBActivation) else quantizer.grid()
+    return quantizer.static_codes()
 
 
 @torch.no_grad()
 def describe(space: QuantizationTargetSpace, quantizer: nn.Module) -> None:
     """Write scale, zero point and range of the grid where NNI keeps them, as tensors of the target's device."""
-    grid = grid_of(space, quantizer)
+    scale, low, high = codes_of(space, quantizer)
     device = next((t.device for t in quantizer.state_dict().values()), None)
     device = space.target.device if device is None else device
-    space.scale = torch.tensor(grid.scale, device=device)
-    space.zero_point = torch.tensor(float(grid.zero_point), device=device)
-    space.tracked_min = torch.tensor(grid.scale * grid.minimum, device=device)
-    space.tracked_max = torch.tensor(grid.scale * grid.maximum, device=device)
+    space.scale = torch.tensor(scale, device=device)
+    space.zero_point = torch.tensor(0.0, device=device)
+    space.tracked_min = torch.tensor(scale * low, device=device)
+    space.tracked_max = torch.tensor(scale * high, device=device)
 
 
 def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, Any]:
     """Return what a calibration_config says of a target beyond NNI's own keys."""
-    grid = grid_of(space, quantizer)
+    _, low, high = codes_of(space, quantizer)
     method = next(m for m in METHODS.values() if type(quantizer) in (m.activation, m.weight))
     options = method.weight_options if isinstance(quantizer, WeightQuantizer) else method.activation_options
     entry: dict[str, Any] = {
         "quantizer": method.name,
         "options": {key: getattr(quantizer, key) for key in options},
-        "quant_min": grid.minimum,
-        "quant_max": grid.maximum,
+        "quant_min": low,
+        "quant_max": high,
     }
     if isinstance(quantizer, ActivationQuantizer):
         entry["bounds"] = torch.cat([bound.detach().cpu() for bound in quantizer.bounds()])
@@ -93,7 +94,7 @@ def restore(space: QuantizationTargetSpace, quantizer: nn.Module, entry: Mapping
                 f"calibration_config: {where} has {key}: {entry.get(key)!r} and the quantizer {here!r}; make them equal"
             )
     if isinstance(quantizer, WeightQuantizer):
-        scale = grid_of(space, quantizer).scale
+        scale = codes_of(space, quantizer)[0]
         if abs(scale - float(entry["scale"])) > 1e-5 * scale:
             raise OptionError(
                 f"calibration_config: {where} has scale {float(entry['scale']):.6g} and its weight gives {scale:.6g}; "

@@ -14,6 +14,7 @@ from srq_nni.compression.presets import PRESETS, WIRINGS
 from srq_nni.compression.sites import Site
 from srq_nni.errors import OptionError, did_you_mean, listing
 from srq_nni.quantization.methods import get_method
+from srq_nni.quantization.targets import OUTPUT
 
 DYNAMIC_RATIO = 0.3  # of EDSR, for a network without a preset
 WIRING_KEYS = ("wiring", "quant_dtype", "calibration", "percentile", "dynamic_ratio")
@@ -115,5 +116,10 @@ def canonical_config_list(
                 f"config_list: fuse_names: '{first}' is not quantized, so nothing folds into it; "
                 f"quantized are {listing(list(canonical))}"
             )
-        canonical[first]["fuse_names"] = [fused]
+        entry = canonical[first]
+        entry["fuse_names"] = [fused]
+        # NNI wants the output of a fused activation under its short name.
+        entry["target_names"] = ["_output_" if name == OUTPUT else name for name in entry["target_names"]]
+        if OUTPUT in entry["target_settings"]:
+            entry["target_settings"]["_output_"] = entry["target_settings"].pop(OUTPUT)
     return list(canonical.values())

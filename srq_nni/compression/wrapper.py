@@ -68,6 +68,7 @@ class QuantizingWrapper(ModuleWrapper):
         object.__setattr__(self, "clocks", [*getattr(self, "clocks", []), clock])
 
     def wrap(self) -> None:
+        self._order = list(self.module._parameters)
         super().wrap()
         for clock in getattr(self, "clocks", []):
             clock.install()
@@ -84,6 +85,8 @@ class QuantizingWrapper(ModuleWrapper):
         for clock in getattr(self, "clocks", []):
             clock.remove()
         self.module.__dict__.pop("forward", None)  # NNI leaves a bound method in the instance
+        for name in self._order:  # and its parameters in another order
+            self.module._parameters[name] = self.module._parameters.pop(name)
         for name, space in self._quantized_parameters().items():
             quantizer = quantizer_of(space)
             if isinstance(quantizer, WeightQuantizer) and not self.fused_modules:

@@ -83,6 +83,10 @@ class ActivationQuantizer(nn.Module):
         """Return the integer grid that ``quantize`` simulates."""
         raise NotImplementedError
 
+    def static_codes(self) -> tuple[float, int, int]:
+        """Return (scale, smallest code, largest code) of the bounds themselves, which an applied gate would scale."""
+        raise NotImplementedError
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(f"{prefix}bit_width")
         if stored is not None and int(stored) != self.bits:
@@ -138,8 +142,11 @@ class PAMSActivation(ActivationQuantizer):
         return [self.alpha]
 
     def grid(self) -> IntegerGrid:
+        return IntegerGrid(*self.static_codes(), self.bits)
+
+    def static_codes(self) -> tuple[float, int, int]:
         n = symmetric_maximum(self.bits)
-        return IntegerGrid(float(computable(self.alpha.detach()).clamp(min=MIN_WIDTH) / n), -n, n, self.bits)
+        return float(computable(self.alpha.detach()).clamp(min=MIN_WIDTH) / n), -n, n
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, alpha={self.alpha.item():.4g}"
@@ -233,13 +240,12 @@ class DDTBActivation(ActivationQuantizer):
             raise QuantizationError(
                 "a gated quantizer has one grid per image, no constant one; see the unit-scale form"
             )
-        return self.static_grid()
+        return IntegerGrid(*self.static_codes(), self.bits)
 
-    def static_grid(self) -> IntegerGrid:
-        """Return the grid of the bounds themselves, which an applied gate scales for each image."""
+    def static_codes(self) -> tuple[float, int, int]:
         lower, upper = computable(self.lower.detach()), computable(self.upper.detach())
         step, low, high = ddtb_codes(lower, upper, self.bits, limit_levels=self.limit_levels)
-        return IntegerGrid(float(step), int(low), int(high), self.bits)
+        return float(step), int(low), int(high)
 
     def extra_repr(self) -> str:
         gate = "" if self.gate is None else f", gate_applied={self._gate_applied}"

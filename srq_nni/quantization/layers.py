@@ -25,6 +25,7 @@ from srq_nni.quantization.targets import (
     WEIGHT,
     canonical_target,
     input_names,
+    is_quantizer_name,
     quantizer_name,
 )
 from srq_nni.quantization.weight import WeightQuantizer
@@ -84,6 +85,25 @@ class QuantLinear(QuantizedLayer, nn.Linear):
         return F.linear(*self.on_grids(x, self.weight), self.bias)
 
 
+class QuantSequential(nn.Sequential):
+    """A sequence that does not run the quantizers of its own input and output as members of the sequence."""
+
+    @classmethod
+    def from_float(cls, sequence: nn.Sequential) -> Self:
+        """Return a sequence that shares the modules and hooks of ``sequence``."""
+        quantized = cls.__new__(cls)
+        quantized.__dict__.update(sequence.__dict__)
+        quantized._modules = dict(sequence._modules)
+        return quantized
+
+    def forward(self, x: Any) -> Any:
+        """Run the members in order."""
+        for name, member in self._modules.items():
+            if member is not None and not is_quantizer_name(name):
+                x = member(x)
+        return x
+
+
 def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Module) -> None:
     """Put ``quantizer`` on a target (``weight``, ``_input_0``, ``_output_0``, ``_input_skip`` ..) of module ``name``.
 
@@ -104,6 +124,8 @@ def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Mod
     if isinstance(module, LAYERS_WITH_WEIGHTS) and target in (WEIGHT, INPUT):
         _attach_to_layer(model, module, child, quantizer)
         return
+    if isinstance(module, nn.Sequential) and not isinstance(module, QuantSequential):
+        module = _put_in_place(model, module, QuantSequential.from_float(module))
     module.add_module(child, quantizer)
     position = int(target.rpartition("_")[2])
     if target.startswith(INPUT_PREFIX):
@@ -116,14 +138,22 @@ def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Mod
 
 def _attach_to_layer(model: nn.Module, module: nn.Module, child: str, quantizer: nn.Module) -> None:
     if not isinstance(module, QuantizedLayer):
-        if module is model:
-            raise QuantizationError(
-                "the network itself is a single layer and cannot be replaced; wrap it: nn.Sequential(layer)"
-            )
-        layer = (QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear).from_float(module)
-        _replace(model, module, layer)
-        module = layer
+        layer = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
+        module = _put_in_place(model, module, layer.from_float(module))
     setattr(module, child, quantizer)
+
+
+def _put_in_place(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put ``new`` in every place where ``old`` stands, since a module may have several names; return ``new``."""
+    if old is model:
+        raise QuantizationError(
+            f"the network itself is a {type(old).__name__} and cannot be replaced; wrap it: nn.Sequential(network)"
+        )
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, new)
+    return new
 
 
 def activation_quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
@@ -182,14 +212,6 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         model(batch)
     set_bounds_from_statistics(model)
     set_mode(model, "quantize")
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` in every place where ``old`` stands: a module may be registered under several names."""
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if module is old:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, new)
 
 
 def _quantize_input(

@@ -290,7 +290,7 @@ def test_a_network_that_is_one_convolution_is_refused() -> None:
     with pytest.raises(QuantizationError) as error:
         attach_quantizer(conv, "", WEIGHT, PAMSWeight(4))
     assert str(error.value) == (
-        "the network itself is a single layer and cannot be replaced; wrap it: nn.Sequential(layer)"
+        "the network itself is a Conv2d and cannot be replaced; wrap it: nn.Sequential(network)"
     )
     assert list(conv.modules()) == [conv]
 

@@ -57,3 +57,18 @@ def test_an_output_that_a_module_does_not_return() -> None:
     with pytest.raises(QuantizationError) as error:
         network(torch.randn(2, 3, 5))
     assert str(error.value) == "a Sum returned 2 tensors and 'output_2_quantizer' wants number 2, from 0"
+
+
+def test_a_sequence_does_not_run_its_own_quantizers_as_members() -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))), torch.randn(2, 4)
+    first, last = PAMSActivation(2), DDTBActivation(3)
+    attach_quantizer(network, "0", "_input_0", first)
+    attach_quantizer(network, "0", "_output_0", last)
+    linear = network[0][0]
+    assert torch.equal(network(x), last(linear(first(x)).relu()))
+    with pytest.raises(QuantizationError) as error:
+        attach_quantizer(nn.Sequential(nn.ReLU()), "", "_output_0", last)
+    assert str(error.value) == (
+        "the network itself is a Sequential and cannot be replaced; wrap it: nn.Sequential(network)"
+    )
