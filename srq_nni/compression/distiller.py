@@ -13,7 +13,7 @@ from nni.compression.utils.evaluator import Evaluator
 from torch import nn
 
 from srq_nni.compression.presets import find_preset
-from srq_nni.errors import OptionError
+from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.functional import skt_loss
 
 SKT_WEIGHT = 1000 / 255  # the papers' 1000 for images in [0, 255], here for [0, 1]
@@ -30,7 +30,9 @@ def skt_config_list(model: nn.Module, feature: str | None = None, weight: float 
     name = find_preset(model).feature if feature is None else feature
     modules = dict(model.named_modules())
     if name not in modules:
-        raise OptionError(f"feature: the network has no module '{name}'; name its upsampler")
+        raise OptionError(
+            f"feature: the network has no module '{name}'{did_you_mean(name, modules) or '; name its upsampler'}"
+        )
     while isinstance(modules[name], nn.Sequential):  # a sequence has the input of its first module
         name += ".0"
     return [{"op_names": [name], "target_names": ["_input_0"], "lambda": float(weight), "apply_method": "mse"}]
@@ -105,6 +107,7 @@ class SKTDistiller(TeacherModelBasedDistiller):
 def _check_features(student: nn.Module, teacher: nn.Module, entries: Sequence[Mapping[str, Any]]) -> None:
     from nni.compression.base.config import select_modules_by_config
 
+    names = [name for name, _ in teacher.named_modules()]
     for index, entry in enumerate(entries):
         where = f"config_list entry {index}"
         selected = select_modules_by_config(student, dict(entry))[0]
@@ -117,5 +120,6 @@ def _check_features(student: nn.Module, teacher: nn.Module, entries: Sequence[Ma
             DistillatoinSetting.register(type(module).__name__, {"_input_": dict(setting), "_output_": dict(setting)})
             link = entry.get("link", name)
             for other in [link] if isinstance(link, str) else link:
-                if other not in dict(teacher.named_modules()) and other != "auto":
-                    raise OptionError(f"{where}: link: the teacher has no module '{other}'; name its counterpart")
+                if other != "auto" and other not in names:
+                    near = did_you_mean(other, names) or "; name its counterpart"
+                    raise OptionError(f"{where}: link: the teacher has no module '{other}'{near}")

@@ -1,0 +1,172 @@
+"""Every wrong use of a quantizer, a calibration_config or a distiller is one exact sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import srq_nni
+from srq_nni.errors import OptionError, QuantizationError, SRQError
+from tests.compression.doors import Loop, make, network
+
+CONV = {"op_names": ["body.0.conv1"], "quant_dtype": "int4"}
+
+
+COMPRESS: dict[str, tuple[str, bool, dict[str, Any], str]] = {
+    "no evaluator": (
+        "pams",
+        False,
+        {"max_steps": 5},
+        "compress trains through an evaluator and there is none; give one, or train the network in your own loop and "
+        "call get_calibration_config()",
+    ),
+    "no length": ("pams", True, {}, "compress: neither max_steps nor max_epochs is given; give one of them"),
+    "only observes": (
+        "ddtb",
+        True,
+        {"max_steps": 2},
+        "max_steps: 2 ends while ddtb only observes; give more than calibration_iters (2), or lower those",
+    ),
+}
+
+
+@pytest.mark.parametrize(("method", "evaluated", "length", "message"), COMPRESS.values(), ids=COMPRESS)
+def test_a_wrong_compress_is_one_exact_sentence(
+    method: str, evaluated: bool, length: dict[str, Any], message: str
+) -> None:
+    quantizer = make(method, network(), [CONV], srq_nni.LoopEvaluator(Loop([])) if evaluated else None)
+    with pytest.raises(QuantizationError) as caught:
+        quantizer.compress(**length)
+    assert str(caught.value) == message
+
+
+def test_an_evaluator_that_hides_its_optimizer_is_refused() -> None:
+    from nni.compression.utils.evaluator import Evaluator
+
+    class Hiding(Evaluator):
+        _initialization_complete = True
+
+    with pytest.raises(QuantizationError) as caught:
+        make("pams", network(), [CONV], Hiding())
+    assert str(caught.value) == (
+        "evaluator: Hiding gives the bounds no learning rate of their own; "
+        "give a TorchEvaluator, a LightningEvaluator or a LoopEvaluator"
+    )
+
+
+def config_of(method: str = "pams", **entry: Any) -> Any:
+    quantizer = make(method, network(), [{**CONV, **entry}])
+    return quantizer, quantizer.get_calibration_config()
+
+
+def renamed(config: Any, module: str, target: str) -> Any:
+    targets = config["body.0.conv1"]
+    return {module: {target: targets["_input_0"]}}
+
+
+CALIBRATION: dict[str, tuple[Any, str]] = {
+    "module": (
+        lambda config: renamed(config, "body.0.conv3", "_input_0"),
+        "calibration_config: no module 'body.0.conv3' is quantized here; did you mean 'body.0.conv1'?",
+    ),
+    "target": (
+        lambda config: renamed(config, "body.0.conv1", "_output_0"),
+        "calibration_config: target '_output_0' of 'body.0.conv1' is not quantized here; "
+        "make the quantizer with the same config_list; did you mean '_input_0'?",
+    ),
+    "method": (
+        lambda _: config_of("ddtb")[1],
+        "calibration_config: target '_input_0' of 'body.0.conv1' has quantizer: 'ddtb' and the quantizer 'pams'; "
+        "make them equal",
+    ),
+    "bits": (
+        lambda _: config_of(quant_dtype="int8")[1],
+        "calibration_config: target '_input_0' of 'body.0.conv1' has quant_bits: 8 and the quantizer 4; "
+        "make them equal",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CALIBRATION.values(), ids=CALIBRATION)
+def test_a_calibration_config_of_another_network_is_refused(change: Any, message: str) -> None:
+    quantizer, config = config_of()
+    with pytest.raises(OptionError) as caught:
+        quantizer.update_calibration_config(change(config))
+    assert str(caught.value) == message
+
+
+def test_a_network_is_rebuilt_only_from_what_fits() -> None:
+    quantizer, config = config_of()
+    with pytest.raises(OptionError) as caught:
+        srq_nni.quantized_network(network(), config)
+    assert str(caught.value) == (
+        "calibration_config: the weight of 'body.0.conv1' is not on the grid of its entry; "
+        "give the network that unwrap_model() returned"
+    )
+    plain = quantizer.unwrap_model()
+    with pytest.raises(SRQError, match=r"^the network has no module 'body\.0\.conv9'; did you mean 'body\.0\.conv"):
+        srq_nni.quantized_network(plain, {"body.0.conv9": config["body.0.conv1"]})
+    foreign = {"body.0.conv1": {"weight": {"scale": torch.tensor(1.0)}}}
+    with pytest.raises(OptionError) as caught:
+        srq_nni.quantized_network(plain, foreign)
+    assert str(caught.value) == (
+        "calibration_config: target 'weight' of 'body.0.conv1' is not of PAMS or DDTB; "
+        "give one from PAMSQuantizer or DDTBQuantizer"
+    )
+    del config["body.0.conv1"]["_input_0"]["state"]
+    with pytest.raises(OptionError, match=r"^calibration_config: target '_input_0' of 'body\.0\.conv1' is damaged "):
+        srq_nni.quantized_network(plain, {"body.0.conv1": {"_input_0": {"quantizer": "pams"}}})
+
+
+def distiller(model: nn.Module, entries: Any, teacher: nn.Module | None = None) -> Any:
+    quantizer = make("pams", model, [CONV], srq_nni.LoopEvaluator(Loop([])))
+    teacher = network() if teacher is None else teacher
+    return srq_nni.SKTDistiller.from_compressor(
+        quantizer, entries, teacher_model=teacher, teacher_predict=lambda sample, net: net(sample["lq"])
+    )
+
+
+DISTILLED: dict[str, tuple[Any, str]] = {
+    "sequence": (
+        [{"op_names": ["upsample"], "target_names": ["_input_0"]}],
+        "config_list entry 0: 'upsample' is a sequence; name its first module, 'upsample.0', with _input_0",
+    ),
+    "nothing": (
+        [{"op_names_re": ["nothing"], "target_names": ["_input_0"]}],
+        "config_list entry 0: it selects no module; name those whose features are compared",
+    ),
+    "link": (
+        [{"op_names": ["upsample.0"], "target_names": ["_input_0"], "link": "upsampel.0"}],
+        "config_list entry 0: link: the teacher has no module 'upsampel.0'; did you mean 'upsample.0'?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("entries", "message"), DISTILLED.values(), ids=DISTILLED)
+def test_a_wrong_feature_is_one_exact_sentence(entries: Any, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        distiller(network(), entries)
+    assert str(caught.value) == message
+
+
+def test_a_teacher_is_another_network() -> None:
+    model = network()
+    with pytest.raises(OptionError) as caught:
+        distiller(model, srq_nni.skt_config_list(model), teacher=model)
+    assert str(caught.value) == "teacher_model: it is the student itself; give a float copy: copy.deepcopy(model)"
+
+
+def test_the_teacher_is_frozen_and_the_feature_must_run() -> None:
+    model, teacher = network(), network()
+    made = distiller(model, srq_nni.skt_config_list(model), teacher)
+    assert not teacher.training and not any(parameter.requires_grad for parameter in teacher.parameters())
+    with pytest.raises(OptionError) as caught:
+        made.compute_distill_loss()
+    assert str(caught.value) == (
+        "config_list: 'upsample.0' of the student did not run in the forward pass; name one that does"
+    )
+    with pytest.raises(OptionError, match=r"^feature: the network has no module 'upsampel'; did you mean 'upsample'"):
+        srq_nni.skt_config_list(model, feature="upsampel")
