@@ -205,7 +205,11 @@ class PublishedQuantizer(Quantizer):
 
     def unwrap_model(self) -> nn.Module:
         """Take the quantizers out; return the plain network, its keys as before, with weights on their grids."""
-        super().unwrap_model()
+        wrappers = self._module_wrappers.values()
+        # A compressor that was fused with this one may have wrapped the modules again, or taken the wrappers off.
+        self._is_wrapped = any(getattr(wrapper.module, "_nni_wrapper", None) is wrapper for wrapper in wrappers)
+        if self._is_wrapped:
+            super().unwrap_model()
         return self.bound_model
 
     def quantized_network(self) -> nn.Module:
