@@ -85,6 +85,13 @@ def gate_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for q in ddtb_quantizers(model).values() if q.gate is not None for p in q.gate.parameters()]
 
 
+def clear_gates(model: nn.Module) -> None:
+    """Take the gates of ``model`` away, as before its bounds started."""
+    for quantizer in ddtb_quantizers(model).values():
+        quantizer.apply_gate(False)
+        quantizer.gate = None
+
+
 def ddtb_quantizers(model: nn.Module) -> dict[str, DDTBActivation]:
     """Return the DDTB quantizers of ``model`` by name."""
     return {name: q for name, q in activation_quantizers(model) if isinstance(q, DDTBActivation)}

@@ -1,9 +1,10 @@
-"""BasicSR's SRModel with quantizers, bounds at their own learning rate, and a teacher."""
+"""BasicSR's models with quantizers in ``network_g``, bounds at their own learning rate, and a teacher."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from functools import cache
+from typing import Any, Self
 
 import torch
 from basicsr.losses import build_loss
@@ -17,6 +18,8 @@ from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.compression.options import options_from
 from srq_nni.compression.phases import (
+    Phase,
+    clear_gates,
     enter_phase,
     gate_loss,
     gate_parameters,
@@ -26,8 +29,12 @@ from srq_nni.compression.phases import (
 )
 from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError
+from srq_nni.models.average import copy_quantizers, copy_state
+from srq_nni.models.base import DEFAULT_BASE, NetworkBlock, find_base_model
 from srq_nni.models.feature import InputRecorder
-from srq_nni.quantization.layers import activation_quantizers, add_stored_gates
+from srq_nni.models.injected_loss import inject
+from srq_nni.models.speed import speed_from
+from srq_nni.quantization.layers import activation_quantizers
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
 
@@ -49,62 +56,83 @@ def check_parallel(num_gpu: int, *, distributed: bool) -> None:
 class QuantSRModel(SRModel):
     """Trains the network ``network_g`` with the quantizers of the ``quantization`` block.
 
-    Further keys: ``path: pretrain_network_t`` (float teacher, the unquantized ``network_g``), ``train: skt_opt``
-    (its loss), ``train: optim_q`` (learning rate of the bounds).
+    With the key ``base_model`` it extends that model of BasicSR instead of ``SRModel``: its data, losses, order of
+    updates and validation stay, the quantizer's losses join the generator's. Further keys: ``path: pretrain_network_t``
+    (float teacher, the unquantized ``network_g``), ``train: skt_opt`` (its loss), ``train: optim_q`` (learning rate of
+    the bounds), ``train: amp`` and ``train: channels_last`` (see ``speed.Speed``).
     """
 
     net_g: nn.Module
 
+    def __new__(cls, opt: dict[str, Any] | None = None) -> Self:
+        """Return an instance of this class, or of ``Quant{base_model}``, which derives from it and from the base."""
+        base = find_base_model((opt or {}).get("base_model", DEFAULT_BASE), excluded=QuantSRModel)
+        return super().__new__(cls if issubclass(cls, base) else _extending(cls, base))
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.base_network = opt["network_g"]
         self.quantization = options_from(opt["quantization"])
-        quantized = {"type": "QuantizedNetwork", "base": self.base_network, "quantization": opt["quantization"]}
-        super().__init__({**opt, "network_g": quantized})
+        self.speed = speed_from(opt.get("train") or {})
+        self.phase: Phase = phase_at(1, self.quantization)
+        self.own_losses: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.teacher: nn.Module | None = None
+        block = NetworkBlock(type="QuantizedNetwork", base=self.base_network, quantization=opt["quantization"])
+        super().__init__({**opt, "network_g": block})
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         check_parallel(self.opt["num_gpu"], distributed=self.opt["dist"])
-        return super().model_to_device(net)
+        return super().model_to_device(self.speed.place(net) if net is getattr(self, "net_g", None) else net)
 
     def load_network(
         self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = "params"
     ) -> None:
         """Load a float or quantized checkpoint; every key is accounted for, whatever ``strict`` says."""
+        if not self._is_quantized(net):
+            super().load_network(net, load_path, strict, param_key)
+            return
         quantized = checkpoint.load_weights(
             self.get_bare_model(net), load_path, param_key=param_key, quantization=self.opt["quantization"]
         )
         kind = "quantized" if quantized else "float"
         get_root_logger().info(f"Loaded the {kind} weights of {load_path}; every key accounted for.")
 
+    def _is_quantized(self, net: nn.Module) -> bool:
+        """Whether ``net`` is the network or its average, and not a discriminator."""
+        return net is self.net_g or net is getattr(self, "net_g_ema", None)
+
     def init_training_settings(self) -> None:
-        self.teacher: nn.Module | None = None
         if self.opt["train"].get("skt_opt"):
             self._set_up_teacher()
+        net = self.get_bare_model(self.net_g)
+        net.register_forward_hook(self._add_own_losses)
+        self.speed.install(net)
         super().init_training_settings()
 
     def _set_up_teacher(self) -> None:
         self.cri_skt = build_loss(self.opt["train"]["skt_opt"]).to(self.device)
         self.teacher = build_float(self.base_network).to(self.device).eval().requires_grad_(False)
+        self.speed.place(self.teacher)
         path = self.opt["path"]
         checkpoint.load_weights(self.teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))
         feature = self.quantization.feature or find_preset(self.base_network["type"]).feature
         self.student_feature = InputRecorder(self.get_bare_model(self.net_g), feature)
         self.teacher_feature = InputRecorder(self.teacher, feature)
 
-    def setup_optimizers(self) -> None:
-        """One optimizer; the network, the bounds and DDTB's gates are groups of their own."""
-        train_opt = self.opt["train"]
+    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+        """One optimizer for ``network_g``, in which the bounds and DDTB's gates are groups of their own, at the end."""
+        groups = list(params)
+        groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
         bounds = [bound for _, quantizer in activation_quantizers(self.net_g) for bound in quantizer.bounds()]
-        identities = {id(bound) for bound in bounds}
-        settings = dict(train_opt["optim_g"])
-        lr_bounds = train_opt.get("optim_q", {}).get("lr", BOUNDS_LEARNING_RATE)
         gates = gate_parameters(self.net_g)
-        identities.update(id(p) for p in gates)
-        weights = [p for p in self.net_g.parameters() if p.requires_grad and id(p) not in identities]
-        groups: list[dict[str, Any]] = [{"params": weights}, {"params": bounds, "lr": lr_bounds, "weight_decay": 0.0}]
-        if self.quantization.quantizer == "ddtb":
-            groups.append({"params": gates})  # empty until the gated layers are chosen
-        self.optimizer_g = self.get_optimizer(settings.pop("type"), groups, **settings)
-        self.optimizers.append(self.optimizer_g)
+        apart = {id(parameter) for parameter in (*bounds, *gates)}
+        network = [{**group, "params": [p for p in group["params"] if id(p) not in apart]} for group in groups]
+        if sum(len(group["params"]) for group in network) < sum(len(group["params"]) for group in groups):
+            lr_bounds = self.opt["train"].get("optim_q", {}).get("lr", BOUNDS_LEARNING_RATE)
+            network.append({"params": bounds, "lr": lr_bounds, "weight_decay": 0.0})
+            if self.quantization.quantizer == "ddtb":
+                network.append({"params": gates})  # empty until the gated layers are chosen
+        optimizer: torch.optim.Optimizer = super().get_optimizer(optim_type, network, lr, **kwargs)
+        return optimizer
 
     def set_phase(self, current_iter: int) -> None:
         """Put the quantizers into the phase of this iteration, which needs nothing but its number."""
@@ -120,65 +148,67 @@ class QuantSRModel(SRModel):
         ratio = self.quantization.dynamic_ratio
         if ratio is None:
             ratio = find_preset(self.base_network["type"]).dynamic_ratio
+        clear_gates(net)  # those of a checkpoint that this run started from
         with torch.random.fork_rng():
             torch.manual_seed(self.opt.get("manual_seed") or 0)  # a resumed run must create the same gates
             chosen = start_bounds_and_gates(net, ratio)
         get_root_logger().info(f"Gates on {len(chosen)} layers: {', '.join(chosen) or 'none'}.")
-        self.optimizer_g.param_groups[2]["params"].extend(gate_parameters(net))
+        self.optimizer_g.param_groups[-1]["params"][:] = gate_parameters(net)
         if self.ema_decay > 0:
-            add_stored_gates(self.net_g_ema, net.state_dict())
-            self.net_g_ema.load_state_dict(net.state_dict())
+            copy_quantizers(net, self.net_g_ema)
         if self.opt["dist"]:
             self.net_g = self.model_to_device(net)  # DDP must see the new parameters
 
     def optimize_parameters(self, current_iter: int) -> None:
+        """Run the base model's step in the phase of this iteration; while DDTB observes, nothing is updated."""
         self.set_phase(current_iter)
+        self.own_losses.clear()
         if self.phase == "observe":
             self._observe()
-            return
-        self.optimizer_g.zero_grad()
-        self.output = self.net_g(self.lq)
-        losses = self._losses()
-        torch.stack(list(losses.values())).sum().backward()
-        self.optimizer_g.step()
-        self.log_dict = self.reduce_loss_dict(losses)
-        if self.ema_decay > 0:
-            self.model_ema(decay=self.ema_decay)
+        else:
+            super().optimize_parameters(current_iter)
 
     def _observe(self) -> None:
-        """Let the quantizers see one batch of float activations; nothing is updated."""
+        """Let the quantizers see one batch of float activations."""
         net = self.get_bare_model(self.net_g)
+        losses: OrderedDict[str, torch.Tensor] = OrderedDict()
         with observing(net):
             self.output = net(self.lq)
-            self.log_dict = self.reduce_loss_dict(self._losses())
+            if self.cri_pix:
+                losses["l_pix"] = self.cri_pix(self.output, self.gt)
+        self.log_dict = self.reduce_loss_dict(losses)
 
-    def _losses(self) -> OrderedDict[str, torch.Tensor]:
-        losses: OrderedDict[str, torch.Tensor] = OrderedDict()
-        if self.cri_pix:
-            losses["l_pix"] = self.cri_pix(self.output, self.gt)
-        if self.cri_perceptual:
-            perceptual, style = self.cri_perceptual(self.output, self.gt)
-            losses.update({k: v for k, v in (("l_percep", perceptual), ("l_style", style)) if v is not None})
+    def _add_own_losses(self, net: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Attach SKT and the regulariser of the gates to the output of a forward pass that trains."""
+        if not (net.training and torch.is_grad_enabled()):
+            return output
+        losses = self.own_losses
         if self.teacher is not None:
             with torch.no_grad():
-                self.teacher(self.lq)
+                self.teacher(*args)
             losses["l_skt"] = self.cri_skt(self.student_feature.take(), self.teacher_feature.take())
-        regulariser = gate_loss(self.net_g) if self.phase == "static" else None
+        regulariser = gate_loss(net) if self.phase == "static" else None
         if regulariser is not None:
             losses["l_gate"] = self.quantization.gate_loss_weight * regulariser
+        return inject(output, torch.stack(list(losses.values())).sum()) if losses else output
+
+    def reduce_loss_dict(self, loss_dict: dict[str, torch.Tensor]) -> OrderedDict[str, Any]:
+        """Return all losses, ours behind the base model's, averaged over the processes but still on the device."""
+        losses = OrderedDict((key, loss.detach().mean()) for key, loss in [*loss_dict.items(), *self.own_losses.items()])
+        if self.opt["dist"] and losses:
+            stacked = torch.stack(list(losses.values()))
+            torch.distributed.reduce(stacked, dst=0)
+            losses = OrderedDict(zip(losses, stacked / self.opt["world_size"], strict=True))
         return losses
 
+    def get_current_log(self) -> OrderedDict[str, float]:
+        """Return the losses as numbers; only here, when they are printed, the host waits for the device."""
+        return OrderedDict((key, float(value)) for key, value in self.log_dict.items())
+
     def model_ema(self, decay: float = 0.999) -> None:
-        """Average the weights; copy the bounds and all buffers, which an average would leave behind."""
+        """Average the weights, and the bounds once they train; copy buffers and bounds that are being calibrated."""
         super().model_ema(decay)
-        source, target = self.get_bare_model(self.net_g), self.net_g_ema
-        copies = dict(activation_quantizers(target))
-        with torch.no_grad():
-            for name, quantizer in activation_quantizers(source):
-                for new, old in zip(quantizer.bounds(), copies[name].bounds(), strict=True):
-                    old.copy_(new)
-            for new, old in zip(source.buffers(), target.buffers(), strict=True):
-                old.copy_(new)
+        copy_state(self.get_bare_model(self.net_g), self.net_g_ema, bounds=self.phase == "calibrate")
 
     @master_only
     def save_network(
@@ -192,7 +222,8 @@ class QuantSRModel(SRModel):
             key: {k: v.detach().cpu() for k, v in self.get_bare_model(part).state_dict().items()}
             for key, part in zip(keys, nets, strict=True)
         }
-        content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(self.base_network, self.opt["quantization"])
+        if self._is_quantized(nets[0]):
+            content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(self.base_network, self.opt["quantization"])
         checkpoint.save(content, f"{self.opt['path']['models']}/{net_label}_{name}.pth")
 
     @master_only
@@ -207,3 +238,10 @@ class QuantSRModel(SRModel):
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }
         checkpoint.save(state, f"{self.opt['path']['training_states']}/{current_iter}.state")
+
+
+@cache
+def _extending(model: type[QuantSRModel], base: type[SRModel]) -> type[QuantSRModel]:
+    """Return ``model`` on top of ``base``: in the order of resolution ``base`` stands between it and ``SRModel``."""
+    name = f"Quant{base.__name__}" if model is QuantSRModel else f"{model.__name__}On{base.__name__}"
+    return type(name, (model, base), {"__module__": __name__})
