@@ -99,7 +99,8 @@ def contender(name: str, bits: int, steps: int) -> Callable[[nn.Module, Any], An
         "DoReFa": DoReFaQuantizer,
     }
     if name in nnis:
-        entry = {**LAYERS, "quant_dtype": f"int{bits}", "quant_scheme": "affine", "granularity": "default"}
+        scheme = "symmetric" if name == "LSQ" else "affine"  # the only one that LSQ takes
+        entry = {**LAYERS, "quant_dtype": f"int{bits}", "quant_scheme": scheme, "granularity": "default"}
         return lambda model, evaluator: nnis[name](model, [entry], evaluator)
     entry = {**LAYERS, "quant_dtype": f"int{bits}"}
     if name == "PAMS":
@@ -175,7 +176,7 @@ def compare(bits: int, steps: int, data: Photos) -> list[Row]:
 def table(rows: list[Row]) -> str:
     """Return the Markdown table."""
     lines = [
-        "| bits | quantizer | PSNR dB | first loss | last loss | weight gradient | scale gradient | step ms | ratio | note |",
+        "| bits | quantizer | PSNR dB | first loss | last loss | weight gradient | scale gradient | ms | ratio | note |",
         "|---" * 10 + "|",
     ]
     for row in rows:

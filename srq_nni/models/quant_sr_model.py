@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cache
 from typing import Any, Self
 
 import torch
@@ -194,7 +193,8 @@ class QuantSRModel(SRModel):
 
     def reduce_loss_dict(self, loss_dict: dict[str, torch.Tensor]) -> OrderedDict[str, Any]:
         """Return all losses, ours behind the base model's, averaged over the processes but still on the device."""
-        losses = OrderedDict((key, loss.detach().mean()) for key, loss in [*loss_dict.items(), *self.own_losses.items()])
+        losses = OrderedDict((key, loss.detach().mean()) for key, loss in {**loss_dict, **self.own_losses}.items())
+        self.own_losses.clear()  # they hold the graph of the step
         if self.opt["dist"] and losses:
             stacked = torch.stack(list(losses.values()))
             torch.distributed.reduce(stacked, dst=0)
@@ -240,8 +240,10 @@ class QuantSRModel(SRModel):
         checkpoint.save(state, f"{self.opt['path']['training_states']}/{current_iter}.state")
 
 
-@cache
-def _extending(model: type[QuantSRModel], base: type[SRModel]) -> type[QuantSRModel]:
+_EXTENDED: dict[tuple[type, type], Any] = {}
+
+
+def _extending(model: type, base: type) -> Any:
     """Return ``model`` on top of ``base``: in the order of resolution ``base`` stands between it and ``SRModel``."""
     name = f"Quant{base.__name__}" if model is QuantSRModel else f"{model.__name__}On{base.__name__}"
-    return type(name, (model, base), {"__module__": __name__})
+    return _EXTENDED.setdefault((model, base), type(name, (model, base), {"__module__": __name__}))

@@ -38,7 +38,7 @@ class Speed:
 
     def place(self, net: nn.Module) -> nn.Module:
         """Return ``net`` with its weights in the memory format."""
-        return net.to(memory_format=torch.channels_last) if self.channels_last else net  # type: ignore[call-overload,no-any-return]
+        return net.to(memory_format=torch.channels_last) if self.channels_last else net
 
 
 def speed_from(train: Mapping[str, Any]) -> Speed:
@@ -50,7 +50,7 @@ def speed_from(train: Mapping[str, Any]) -> Speed:
     amp, channels_last = train.get("amp"), train.get("channels_last", False)
     if amp not in (None, "bfloat16"):
         raise OptionError(
-            f"train: amp: {amp!r} is not allowed; give bfloat16 (float16 would need loss scaling, which BasicSR lacks), "
+            f"train: amp: {amp!r} is not allowed; give bfloat16 (float16 would need loss scaling) "
             f"or delete the key{did_you_mean(amp, ['bfloat16'])}"
         )
     if not isinstance(channels_last, bool):

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from srq_nni.errors import ExportError
+from srq_nni.quantization.layers import quantized_convolutions
 from srq_nni.speedup.export import ExportReport, export_onnx, write_atomically
 from srq_nni.speedup.table import text_table
 
@@ -49,7 +50,8 @@ class EngineSpeedup:
     Args:
         model: quantized network, checkpoint path, or the path of an ONNX file (``.onnx``).
         input_shape: (N, C, H, W) of a typical input; N, H and W of later inputs are free.
-        config: NNI's calibration_config, accepted for the sake of the contract; the grids are read from the quantizers.
+        config: calibration_config of PAMSQuantizer or DDTBQuantizer; needed if ``model`` is the plain network that their
+            ``unwrap_model`` returned, and without effect on a network that holds its quantizers.
         onnx_path: where ``compress`` writes the ONNX file.
         threads: of the engine; None leaves the choice to it.
     """
@@ -81,6 +83,14 @@ class EngineSpeedup:
         self.report: ExportReport | None = None
         self._content: bytes | None = None
 
+    def _network(self) -> nn.Module | str | os.PathLike[str]:
+        """Return what to export: the model, with the quantizers of ``config`` if it has none of its own."""
+        if self.config is None or not isinstance(self.model, nn.Module) or any(quantized_convolutions(self.model)):
+            return self.model
+        from srq_nni.compression.calibration_config import quantized_network
+
+        return quantized_network(self.model, self.config)
+
     def compress(self) -> None:
         """Write the ONNX file (unless ``model`` is one) and build the engine from it.
 
@@ -92,7 +102,7 @@ class EngineSpeedup:
             return
         self.check_installed()
         self.report = export_onnx(
-            self.model,
+            self._network(),
             self.onnx_path,
             self.engine,
             sample=torch.zeros(1, self.input_shape[1], 32, 32),

@@ -139,27 +139,6 @@ def test_skt_is_weighed_and_optional(options: dict[str, Any], batches: list[dict
     assert set(train(plain, batches, 1, 1)[0]) == {"l_pix"}
 
 
-def test_ema_averages_weights_and_copies_bounds_and_buffers(
-    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
-) -> None:
-    model = build_model(options)
-    bounds = {name for name, _ in model.net_g.named_parameters() if "quantizer" in name}
-    average = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
-    assert len(bounds) == 2
-    for iteration in range(1, 6):
-        train(model, batches, iteration, iteration)
-        for name, parameter in model.net_g.named_parameters():
-            average[name] = 0.9 * average[name] + (1 - 0.9) * parameter.detach()
-    live, smooth = dict(model.net_g.named_parameters()), dict(model.net_g_ema.named_parameters())
-    for name, parameter in smooth.items():
-        if name in bounds:
-            assert torch.equal(parameter, live[name]), name
-        else:
-            torch.testing.assert_close(parameter, average[name], rtol=1e-6, atol=1e-8)
-    assert not torch.equal(smooth["conv_first.weight"], live["conv_first.weight"])
-    assert same(dict(model.net_g_ema.named_buffers()), dict(model.net_g.named_buffers()))
-
-
 def test_ema_follows_the_gates(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
     """What validation sees during training is what the saved average computes when it is loaded."""
     model = build_model(changed(options, "quantization", DDTB))
