@@ -176,7 +176,7 @@ def compare(bits: int, steps: int, data: Photos) -> list[Row]:
 def table(rows: list[Row]) -> str:
     """Return the Markdown table."""
     lines = [
-        "| bits | quantizer | PSNR dB | first loss | last loss | weight gradient | scale gradient | ms | ratio | note |",
+        "| bits | quantizer | PSNR dB | first loss | last loss | weight gradient | scale gradient | ms | ratio | |",
         "|---" * 10 + "|",
     ]
     for row in rows:

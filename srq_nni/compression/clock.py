@@ -40,6 +40,8 @@ class TrainingClock:
         quantizers: activation quantizers and weight quantizers that this clock drives.
         gated: share of quantizers that get a gate -> activation quantizers among which they are chosen (DDTB).
         options: method and lengths of the phases.
+        owner_names: names of the quantized modules. A pass starts with the outermost module around all of them that is
+            called: the network, or a part of it where a LightningModule calls that.
         owner: wrapper that gets the int64 buffer ``step``, so that the count is part of the network's state.
         step: name of that buffer.
         seed: of the gates' first weights.
@@ -51,11 +53,14 @@ class TrainingClock:
         quantizers: Sequence[nn.Module],
         gated: Mapping[float, Sequence[ActivationQuantizer]],
         options: QuantizationOptions,
+        owner_names: Sequence[str],
         owner: nn.Module,
         step: str,
         seed: int,
     ) -> None:
         self.model, self.options, self.seed = model, options, seed
+        self._callable = _ancestors(model, owner_names)
+        self._running: nn.Module | None = None  # the outermost of them, during its forward pass
         self.quantizers = nn.ModuleList(quantizers)
         self.gated = {ratio: nn.ModuleList(group) for ratio, group in gated.items()}
         self.phase: Phase | None = None
@@ -74,8 +79,8 @@ class TrainingClock:
         before, after = _Listener(self, "_before_forward"), _Listener(self, "_after_forward")
         load, loaded = _Listener(self, "_before_load"), _Listener(self, "_after_load")
         handles = [
-            self.model.register_forward_pre_hook(before),
-            self.model.register_forward_hook(after, always_call=True),
+            *(module.register_forward_pre_hook(before) for module in self._callable),
+            *(module.register_forward_hook(after, always_call=True) for module in self._callable),
             self.model.register_load_state_dict_pre_hook(load),
             self.model.register_load_state_dict_post_hook(loaded),
             register_optimizer_step_pre_hook(_Listener(self, "_before_step")),
@@ -121,21 +126,25 @@ class TrainingClock:
                 start_bounds_and_gates(group, ratio)
         self._gates_without_ddp = _several_processes()
 
-    def _before_forward(self, model: nn.Module, args: Any) -> None:
-        if not (model.training and torch.is_grad_enabled()):
+    def _before_forward(self, module: nn.Module, args: Any) -> None:
+        if self._running is not None or not (module.training and torch.is_grad_enabled()):
             return
+        self._running = module
         self.enter(self.count + 1)
         if self.phase == "observe":
-            self._in_training = [module for module in model.modules() if module.training]
-            model.eval()
+            self._in_training = [part for part in self.model.modules() if part.training]
+            self.model.eval()
             set_mode(self.quantizers, "observe")
 
-    def _after_forward(self, model: nn.Module, args: Any, output: Any) -> Any:
+    def _after_forward(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if module is not self._running:
+            return output
+        self._running = None
         if not self._in_training:
             return output
         set_mode(self.quantizers, "float")
-        for module in self._in_training:
-            module.training = True
+        for part in self._in_training:
+            part.training = True
         self._in_training = []
         if isinstance(output, torch.Tensor) and _several_processes():
             # DistributedDataParallel waits for a gradient of every parameter, of the idle bounds, too.
@@ -169,9 +178,10 @@ class TrainingClock:
             )
 
     def _trains_bounds(self, optimizer: Optimizer) -> bool:
-        bounds = {id(bound) for bound in self._bounds()}
-        held = (id(p) for group in optimizer.param_groups for p in group["params"])
-        return not bounds.isdisjoint(held)
+        """Whether its steps count: it holds bounds, or parameters of the network if the bounds are frozen."""
+        bounds = {id(bound) for bound in self._bounds() if bound.requires_grad}
+        counted = bounds or {id(parameter) for parameter in self.model.parameters()}
+        return not counted.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"])
 
     def _bounds(self) -> list[nn.Parameter]:
         return [bound for q in self.quantizers if isinstance(q, ActivationQuantizer) for bound in q.bounds()]
@@ -203,6 +213,17 @@ class TrainingClock:
         if self.count:  # an evaluation now sees what one after the last step saw
             self.phase = phase_at(self.count, self.options)
             enter_phase(self.quantizers, self.phase)
+
+
+def _ancestors(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Return the modules that contain all those called ``names``, from the outermost."""
+    paths = [name.split(".") for name in names]
+    shared = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return [model.get_submodule(".".join(shared[:depth])) for depth in range(len(shared) + 1)]
 
 
 def _several_processes() -> bool:

@@ -111,8 +111,8 @@ class PublishedQuantizer(Quantizer):
         owner = self._module_wrappers[self._sites[0].module]
         taken = dict(owner.named_buffers(recurse=False))
         step = next(name for i in range(len(taken) + 1) if (name := f"{self.method}_step{i or ''}") not in taken)
-        quantizers = list(self._quantizers.values())
-        self.clock = TrainingClock(self.bound_model, quantizers, gated, self.options, owner, step, self.seed)
+        quantizers, names = list(self._quantizers.values()), [site.module for site in self._sites]
+        self.clock = TrainingClock(self.bound_model, quantizers, gated, self.options, names, owner, step, self.seed)
         assert isinstance(owner, QuantizingWrapper)
         owner.start(self.clock)
 

@@ -50,8 +50,8 @@ class EngineSpeedup:
     Args:
         model: quantized network, checkpoint path, or the path of an ONNX file (``.onnx``).
         input_shape: (N, C, H, W) of a typical input; N, H and W of later inputs are free.
-        config: calibration_config of PAMSQuantizer or DDTBQuantizer; needed if ``model`` is the plain network that their
-            ``unwrap_model`` returned, and without effect on a network that holds its quantizers.
+        config: calibration_config of PAMSQuantizer or DDTBQuantizer, for the plain network that their ``unwrap_model``
+            returned; without effect on a network that holds its quantizers.
         onnx_path: where ``compress`` writes the ONNX file.
         threads: of the engine; None leaves the choice to it.
     """

@@ -257,6 +257,17 @@ def test_batch_norm_folds_into_a_quantized_convolution(photo_folders: Path) -> N
     }  # fmt: skip
 
 
+def test_a_part_that_is_called_by_itself_has_its_phases(photo_folders: Path) -> None:
+    """As a LightningModule does it: nobody calls the module that the quantizer was given."""
+    model, data = nn.ModuleDict({"net": network(2)}), batches(photo_folders)
+    entries = [{"op_names_re": [r"net\.body\.\d\.conv[12]$"], **INT4}]
+    part = make("ddtb", model, entries, dynamic_ratio=0.5)
+    steps(model["net"], torch.optim.Adam(part.parameter_groups(lr=1e-3)), data, 1, 6, part)
+    whole = trained("ddtb", data, [{**entries[0], "op_names_re": [r"body\.\d\.conv[12]$"]}], dynamic_ratio=0.5)
+    own = {key.removeprefix("net."): value for key, value in model.state_dict().items()}
+    assert not [key for key, value in whole.bound_model.state_dict().items() if not torch.equal(value, own[key])]
+
+
 def test_a_network_that_trains_can_be_copied_and_its_copy_does_not_count(photo_folders: Path) -> None:
     data = batches(photo_folders)
     quantizer = trained("pams", data, count=3)
