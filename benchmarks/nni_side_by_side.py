@@ -1,6 +1,6 @@
 """NNI 3.0's own quantizers beside PAMS and DDTB: same network, data, order, loss and number of steps.
 
-    python benchmarks/nni_side_by_side.py --steps 150 --bits 8 4 2 --out benchmarks/results/nni_side_by_side
+    python benchmarks/nni_side_by_side.py --steps 100 --bits 8 4 2 --out benchmarks/results/nni_side_by_side
 
 All contenders train at the same time, one step each in turn, so that a slow moment of the machine hits all of them; a
 step is compared with the float step of the same run. Each quantizes input and weight of the body's convolutions and
@@ -188,7 +188,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(out: Path, rows: list[Row], steps: int) -> str:
+def write(out: Path, rows: list[Row], steps: int, where: str) -> str:
     """Write OUT.md and OUT.csv; return the Markdown text."""
     columns = io.StringIO()
     writer = csv.DictWriter(columns, [field.name for field in fields(Row)], lineterminator="\n")
@@ -201,7 +201,7 @@ def write(out: Path, rows: list[Row], steps: int) -> str:
         "starts with calibration `mse`, DDTB observes for a tenth of the steps and holds its gates for a fifth. Losses "
         "are means of 10 steps; gradients are mean norms of what the quantizer trains: the quantized weights, and the "
         "scales, zero points, bounds and gates beside them. Step times are medians of steps in turn; the ratio is to "
-        f"the float step. {provenance()}.\n\n{table(rows)}\n"
+        f"the float step. {where}.\n\n{table(rows)}\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix, content in ((".csv", columns.getvalue()), (".md", text)):
@@ -212,15 +212,15 @@ def write(out: Path, rows: list[Row], steps: int) -> str:
 
 def main(argv: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 2])
     parser.add_argument("--out", type=Path, default=Path("nni_side_by_side"))
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    data, rows = Photos(), list[Row]()
+    where, data, rows = provenance(), Photos(), list[Row]()
     for bits in args.bits:
         rows += compare(bits, args.steps, data)
-        print(write(args.out, rows, args.steps))
+        print(write(args.out, rows, args.steps, where))
     return rows
 
 
