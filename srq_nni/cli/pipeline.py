@@ -28,6 +28,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     Raises:
         SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
     """
+    from srq_nni.models import data_order
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
 
@@ -37,6 +38,8 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     )
     check_options(read_options(args.opt, args.force_yml), is_train=is_train, launcher=args.launcher)
     compat.patch_pipelines(loader_with(args.force_yml))
+    if is_train:
+        data_order.install()
     forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug
     sys.argv = [f"srq {command}", *forwarded]

@@ -156,9 +156,6 @@ def test_a_stopped_run_on_the_same_batches_ends_with_the_same_weights(
     assert_same_weights(*uninterrupted_and_stopped(options, tmp_path, monkeypatch, stop))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BasicSR starts the epoch of a resumed run again and does not restore the order of the data"
-)
 @pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
 @pytest.mark.parametrize("stop", [4, 6])
 def test_a_stopped_run_ends_with_the_same_weights(
@@ -168,6 +165,35 @@ def test_a_stopped_run_ends_with_the_same_weights(
     options = with_quantizer(train_options(photo_folders, float_checkpoint(tmp_path / "float.pth")), quantizer)
     options["train"]["total_iter"] = 9
     assert_same_weights(*uninterrupted_and_stopped(options, tmp_path, monkeypatch, stop))
+
+
+def test_workers_and_prefetch_do_not_change_the_data(
+    photo_folders: Path, tmp_path: Path, work_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = train_options(photo_folders, float_checkpoint(tmp_path / "float.pth"))
+    options["train"]["total_iter"] = 9
+    weights_of = []
+    for workers, prefetch in ((0, None), (2, "cpu")):
+        options["datasets"]["train"] |= {"num_worker_per_gpu": workers, "prefetch_mode": prefetch}
+        folder = tmp_path / f"workers{workers}"
+        folder.mkdir()
+        weights_of.append(uninterrupted_and_stopped(options, folder, monkeypatch, 6))
+    for folder in (weights_of[0][1], *weights_of[1]):
+        assert_same_weights(weights_of[0][0], folder)
+
+
+def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(
+    photo_folders: Path, tmp_path: Path, work_folder: Path
+) -> None:
+    options = train_options(photo_folders, float_checkpoint(tmp_path / "float.pth"))
+    del options["manual_seed"]
+    options["train"]["total_iter"] = 4
+    path = write_yaml(tmp_path / "o.yml", options)
+    main(["train", "-opt", path])
+    states = work_folder / "experiments" / "tiny" / "training_states"
+    drawn = torch.load(states / "4.state", weights_only=True)["seed"]
+    main(["train", "-opt", path, "--auto_resume", "--force_yml", "train:total_iter=6"])
+    assert torch.load(states / "6.state", weights_only=True)["seed"] == drawn is not None
 
 
 @pytest.mark.slow
