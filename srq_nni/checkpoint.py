@@ -16,17 +16,32 @@ import torch
 from torch import nn
 
 from srq_nni.atomic import atomic_file
+from srq_nni.compression.profiles import resolve
 from srq_nni.errors import CheckpointError, did_you_mean, listing
+from srq_nni.quantization.activation import INITIAL_BOUND
 from srq_nni.quantization.layers import add_stored_gates
 from srq_nni.quantization.targets import is_quantizer_name
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
+COMPARED = ("quantizer", "bits", "wiring", "config_list", "percentile", "limit_levels", "gate_statistics")
+TRAINING_ONLY = ("calibration", "gate_gradient")  # settings of an entry that do not change what the network computes
 
 
-def metadata_of(network: Mapping[str, Any], quantization: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a checkpoint: format version, ``network_g`` block and ``quantization`` block."""
-    return {"format": FORMAT_VERSION, "network": _plain(network), "quantization": _plain(quantization)}
+def metadata_of(
+    network: Mapping[str, Any], quantization: Mapping[str, Any], *, phase: str | None = None
+) -> dict[str, Any]:
+    """Return the metadata of a checkpoint: format version, ``network_g`` block and ``quantization`` block.
+
+    Profile and defaults of the quantization are written out, so that a later change of them leaves the file what it is.
+
+    Args:
+        network, quantization: the two blocks.
+        phase: of training (``phases.Phase``), if the network was saved in the middle of it.
+    """
+    resolved = resolve(quantization, network.get("type"))
+    metadata = {"format": FORMAT_VERSION, "network": _plain(network), "quantization": _plain(resolved)}
+    return metadata if phase is None else {**metadata, "phase": phase}
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -101,6 +116,7 @@ def load_weights(
     *,
     param_key: str | None = "params",
     quantization: Mapping[str, Any] | None = None,
+    to_use: bool = False,
 ) -> bool:
     """Load a float or a quantized checkpoint into ``model``, accounting for every key.
 
@@ -112,6 +128,7 @@ def load_weights(
         path: checkpoint file.
         param_key: ``params`` or ``params_ema``.
         quantization: the ``quantization`` block of ``model``, compared with the file's.
+        to_use: the network is not trained further, so its bounds must have been set.
 
     Returns:
         Whether the file was a quantized checkpoint.
@@ -126,6 +143,8 @@ def load_weights(
         raise CheckpointError(f"checkpoint '{path}' is quantized; give a float checkpoint here")
     if quantized and quantization is not None:
         _compare_quantization(path, content.get(METADATA_KEY, {}).get("quantization", {}), quantization)
+    if to_use and quantized:
+        _refuse_unset_bounds(path, content.get(METADATA_KEY, {}), state)
     added = add_stored_gates(model, state)
     own = model.state_dict()
     expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
@@ -160,7 +179,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         )
     metadata = content[METADATA_KEY]
     model = QuantizedNetwork(metadata["network"], metadata["quantization"])
-    load_weights(model, path, param_key="params_ema", quantization=metadata["quantization"])
+    load_weights(model, path, param_key="params_ema", quantization=metadata["quantization"], to_use=True)
     return model.eval()
 
 
@@ -172,18 +191,41 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         torch.save(content, file)
 
 
+def _refuse_unset_bounds(path: str | os.PathLike[str], metadata: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise a CheckpointError if DDTB had not yet set its bounds from what it observes in its first iterations."""
+    quantization = metadata.get("quantization", {})
+    observing = metadata.get("phase") == "observe"
+    if "phase" not in metadata and quantization.get("calibration") != "official":
+        bounds = [value for key, value in state.items() if key.endswith(("_quantizer.upper", "_quantizer.lower"))]
+        seen = [value for key, value in state.items() if key.endswith("_quantizer.intensity.count")]
+        at_start = all(bool((bound.abs() == INITIAL_BOUND).all()) for bound in bounds)
+        observing = at_start and any(bool(count > 0) for count in seen)
+    if observing:
+        iterations = quantization.get("calibration_iters", "calibration_iters")
+        raise CheckpointError(
+            f"checkpoint '{path}' was saved while DDTB still observed float activations, so its bounds are not set; "
+            f"give one that was saved after iteration {iterations}"
+        )
+
+
 def _compare_quantization(path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    fallbacks = {"quantizer": None, "bits": None, "wiring": "paper", "config_list": None, "percentile": None}
-    for key, fallback in fallbacks.items():
-        before, now = _plain(stored.get(key, fallback)), _plain(wanted.get(key, fallback))
-        if key == "bits":
-            before, now = (v if isinstance(v, dict) else {"weight": v, "activation": v} for v in (before, now))
-        if before != now:
-            before, now = stored.get(key, fallback), wanted.get(key, fallback)
+    """Compare what decides which function the network computes; lengths of phases and the like may differ."""
+    before, now = _plain(resolve(stored)), _plain(resolve(wanted))
+    for key in COMPARED:
+        if _spelt_out(key, before.get(key)) != _spelt_out(key, now.get(key)):
             raise CheckpointError(
-                f"checkpoint '{path}' was made with {key}: {before} and the options say {key}: {now}; "
-                "make them equal, or start from the float checkpoint"
+                f"checkpoint '{path}' was made with {key}: {before.get(key)} and the options say {key}: "
+                f"{now.get(key)}; make them equal, or start from the float checkpoint"
             )
+
+
+def _spelt_out(key: str, value: Any) -> Any:
+    """Return ``value`` without what two spellings of the same network may differ in."""
+    if key == "bits" and not isinstance(value, dict):
+        return {"weight": value, "activation": value}
+    if key == "config_list" and isinstance(value, list):
+        return [{name: setting for name, setting in entry.items() if name not in TRAINING_ONLY} for entry in value]
+    return value
 
 
 def _compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:

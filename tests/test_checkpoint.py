@@ -244,7 +244,11 @@ def test_metadata_is_plain_and_survives_weights_only(tmp_path: Path) -> None:
     assert metadata == {
         "format": 1,
         "network": {**NETWORK, "rgb_mean": [0.4, 0.5, 0.6]},
-        "quantization": {**PAMS, "config_list": [{"op_names": ["conv_first"]}]},
+        "quantization": {
+            **PAMS,
+            "calibration_iters": 100,
+            "config_list": [{"calibration": "max", "op_names": ["conv_first"]}],
+        },
     }
     assert type(metadata["network"]) is dict and type(metadata["quantization"]["config_list"][0]) is dict
     checkpoint.save({"params": {}, "srq": metadata}, tmp_path / "m.pth")

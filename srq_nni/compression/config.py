@@ -9,6 +9,7 @@ from torch import nn
 
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import find_preset
+from srq_nni.compression.profiles import SWITCHES, default_of
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.targets import INPUT, WEIGHT
 
@@ -17,7 +18,7 @@ def config_list(
     arch_or_model: str | nn.Module,
     method: str,
     bits: int | Mapping[str, int],
-    wiring: str = "paper",
+    wiring: str | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Return the config_list, in NNI's format, that puts a published quantizer on a known architecture.
@@ -26,14 +27,16 @@ def config_list(
         arch_or_model: an architecture name (``EDSR``, ``RDN``, ``SRResNet``, ``MSRResNet``) or such a network.
         method: ``pams`` or ``ddtb``.
         bits: 2 to 8 for all tensors, or ``{"weight": .., "activation": ..}``.
-        wiring: ``paper``, ``deploy`` or ``official``.
-        options: ``calibration`` and ``percentile``, as in the ``quantization`` block.
+        wiring: ``paper`` (the default), ``deploy`` or ``official`` (the default with ``profile="official"``).
+        options: ``profile``, ``calibration``, ``percentile``, ``limit_levels``, ``gate_statistics`` and
+            ``gate_gradient``, as in the ``quantization`` block.
 
     Raises:
         OptionError: for an unknown architecture, method, wiring, option or bit width.
     """
-    block = {"quantizer": method, "bits": dict(bits) if isinstance(bits, Mapping) else bits, "wiring": wiring}
-    return sites_config_list(arch_or_model, options_from({**block, **options}))
+    block = {"quantizer": method, "bits": dict(bits) if isinstance(bits, Mapping) else bits}
+    placed = {} if wiring is None else {"wiring": wiring}
+    return sites_config_list(arch_or_model, options_from({**block, **placed, **options}))
 
 
 def sites_config_list(arch_or_model: str | nn.Module, options: QuantizationOptions) -> list[dict[str, Any]]:
@@ -49,8 +52,10 @@ def sites_config_list(arch_or_model: str | nn.Module, options: QuantizationOptio
             allowed = method.weight_options if target == WEIGHT else method.activation_options
             published = preset.weight_percentile if target == WEIGHT else preset.percentile
             percentile = published if options.percentile is None else options.percentile
-            given = {"calibration": options.calibration, "percentile": percentile}
-            chosen = {key: value for key, value in given.items() if key in allowed and value is not None}
+            given = {key: getattr(options, key) for key, switch in SWITCHES.items() if switch.per_tensor}
+            said = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}
+            said["percentile"] = percentile
+            chosen = {key: value for key, value in said.items() if key in allowed}
             settings[target] = {"quant_dtype": f"int{options.bits_of(target)}", **chosen}
         entries.append(
             {

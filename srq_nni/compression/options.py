@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from srq_nni.compression.presets import WIRINGS
+from srq_nni.compression.profiles import SWITCHES, apply_profile, default_of
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
 from srq_nni.quantization.grid import check_bits
-from srq_nni.quantization.methods import METHODS, get_method
+from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
 
 BESIDE_CONFIG_LIST = {
     "bits": "give quant_dtype there",
     "wiring": "its entries are the wiring",
-    "calibration": "give it in target_settings there",
-    "percentile": "give it in target_settings there",
+    **{key: "give it in target_settings there" for key, switch in SWITCHES.items() if switch.per_tensor},
+}
+GATE_KEYS = ("static_iters", "dynamic_ratio", "gate_loss_weight", "gate_statistics", "gate_gradient")
+CHOICES = {
+    "gate_statistics": ("per_sample", "official"),
+    "gate_gradient": ("straight_through", "official"),
+    "observed_weights": ("float", "quantized"),
 }
 
 
@@ -30,11 +36,12 @@ class Bits(BaseModel):
 
 
 class QuantizationOptions(BaseModel):
-    """The ``quantization:`` block of a BasicSR YAML file.
+    """The ``quantization:`` block of a BasicSR YAML file; ``profiles.SWITCHES`` gives the defaults and their reasons.
 
     Attributes:
         quantizer: ``pams`` or ``ddtb``.
         bits: 2 to 8, or ``{weight: .., activation: ..}``; needed unless there is a config_list.
+        profile: ``official`` sets all keys below, up to ``feature``, to what the papers' released code does.
         wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
         config_list: NNI's format, instead of the preset.
         calibration: how activation bounds start; the allowed names depend on the quantizer.
@@ -42,22 +49,30 @@ class QuantizationOptions(BaseModel):
             statistic, DDTB watches float activations without an update.
         static_iters: number of iterations that DDTB then trains with its gates held at zero (DDTB only).
         dynamic_ratio: share of activation quantizers that get a gate; the preset's if missing (DDTB only).
+        gate_statistics, gate_gradient: see ``quantization.gate.gate_quantize`` (DDTB only).
         gate_loss_weight: weight of the regulariser that holds the gates, for images in [0, 1] (DDTB only).
         percentile: of DDTB's bounds and weights; the preset's value if missing.
+        limit_levels: clamp DDTB's codes to 2^k levels.
+        observed_weights: whether weights are ``float`` or ``quantized`` while DDTB observes activations.
         feature: module whose input SKT compares; the preset's if missing.
     """
 
     model_config = ConfigDict(extra="forbid")
     quantizer: str
     bits: int | Bits | None = None
-    wiring: str = "paper"
+    profile: str = "default"
+    wiring: str = default_of("wiring")
     config_list: list[dict[str, Any]] | None = None
     calibration: str | None = None
-    calibration_iters: int = Field(default=100, ge=0)
-    static_iters: int = Field(default=400, ge=0)
-    dynamic_ratio: float | None = Field(default=None, ge=0, le=1)
-    gate_loss_weight: float = Field(default=1 / 255, ge=0)
-    percentile: float | None = None
+    calibration_iters: int = Field(default=default_of("calibration_iters"), ge=0)
+    static_iters: int = Field(default=default_of("static_iters"), ge=0)
+    dynamic_ratio: float | None = Field(default=default_of("dynamic_ratio"), ge=0, le=1)
+    gate_statistics: str = default_of("gate_statistics")
+    gate_gradient: str = default_of("gate_gradient")
+    gate_loss_weight: float = Field(default=default_of("gate_loss_weight"), ge=0)
+    percentile: float | None = default_of("percentile")
+    limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
+    observed_weights: str = default_of("observed_weights")
     feature: str | None = None
 
     @field_validator("bits", mode="before")
@@ -74,6 +89,15 @@ class QuantizationOptions(BaseModel):
     def _known_quantizer(cls, name: str) -> str:
         return get_method(name).name
 
+    @field_validator(*CHOICES)
+    @classmethod
+    def _known_choice(cls, name: str, info: ValidationInfo) -> str:
+        allowed = CHOICES[str(info.field_name)]
+        if name not in allowed:
+            near = did_you_mean(name, allowed)
+            raise OptionError(f"{info.field_name}: {name!r} is not known; give one of {', '.join(allowed)}{near}")
+        return name
+
     @field_validator("wiring")
     @classmethod
     def _known_wiring(cls, name: str) -> str:
@@ -85,7 +109,7 @@ class QuantizationOptions(BaseModel):
             raise OptionError("config_list: it is empty; name modules in it, or delete it to get the preset")
         if self.config_list is None and self.bits is None:
             raise OptionError("key 'bits' is missing; add it below 'quantization:'")
-        for key in ("static_iters", "dynamic_ratio", "gate_loss_weight"):
+        for key in GATE_KEYS:
             if key in self.model_fields_set and self.quantizer != "ddtb":
                 raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
         if self.quantizer == "ddtb" and self.calibration_iters < 1:
@@ -93,8 +117,9 @@ class QuantizationOptions(BaseModel):
         for key, instead in BESIDE_CONFIG_LIST.items():
             if self.config_list is not None and key in self.model_fields_set:
                 raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
-        for key in ("calibration", "percentile"):
-            if getattr(self, key) is not None and key not in METHODS[self.quantizer].activation_options:
+        for key, switch in SWITCHES.items():
+            given = key in self.model_fields_set and getattr(self, key) is not None
+            if given and (switch.pams if self.quantizer == "pams" else switch.ddtb) is None:
                 raise OptionError(f"{key}: {self.quantizer} has no such setting; delete it")
         return self
 
@@ -115,7 +140,7 @@ def options_from(block: Mapping[str, Any]) -> QuantizationOptions:
     if not isinstance(block, Mapping):
         raise OptionError(f"quantization: {block!r} is not a block; give at least 'quantizer' and 'bits' below it")
     try:
-        return QuantizationOptions.model_validate(dict(block))
+        return QuantizationOptions.model_validate(apply_profile(block))
     except QuantizationError as error:
         raise OptionError(f"quantization: {error}") from None
     except ValidationError as error:

@@ -20,6 +20,7 @@ from srq_nni.quantization.activation import DDTBActivation, Mode
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.layers import activation_quantizers, set_bounds_from_statistics, set_mode
+from srq_nni.quantization.weight import WeightQuantizer
 
 Phase = Literal["observe", "calibrate", "static", "final"]
 
@@ -43,14 +44,31 @@ def enter_phase(model: nn.Module, phase: Phase) -> None:
             quantizer.apply_gate(phase == "final")
 
 
+def start_observing(model: nn.Module, weights: str = "float") -> None:
+    """Let the quantizers of ``model`` record activations, which they return as they are.
+
+    Args:
+        model: network, or list of its quantizers.
+        weights: ``float`` or ``quantized``, as the option ``observed_weights``.
+    """
+    set_mode(model, "observe")
+    for module in model.modules():
+        if isinstance(module, WeightQuantizer):
+            module.enabled = weights == "quantized"
+
+
 @contextmanager
-def observing(model: nn.Module) -> Iterator[None]:
-    """Let the quantizers record float activations, in eval mode and without gradients; restores float and training.
+def observing(model: nn.Module, weights: str = "float") -> Iterator[None]:
+    """Let the quantizers record activations, in eval mode and without gradients; restores float and training.
 
     Validation runs outside this block, so that its images never enter the statistics.
+
+    Args:
+        model: network with quantizers.
+        weights: see ``start_observing``.
     """
     model.eval()
-    set_mode(model, "observe")
+    start_observing(model, weights)
     try:
         with torch.no_grad():
             yield

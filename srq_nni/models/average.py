@@ -14,8 +14,8 @@ from srq_nni.quantization.layers import activation_quantizers, add_stored_gates
 def copy_state(source: nn.Module, average: nn.Module, *, bounds: bool) -> None:
     """Copy what an average would leave behind: all buffers, and the bounds while calibration sets them.
 
-    Batch statistics, calibration and "this gate is applied" are states, of which a mean says nothing. Bounds are weights
-    once they train; while they are calibrated, a mean would hold on to their start.
+    Batch statistics, calibration and "this gate is applied" are states, of which a mean says nothing. Bounds are
+    weights once they train; while they are calibrated, a mean would hold on to their start.
     """
     torch._foreach_copy_(list(average.buffers()), list(source.buffers()))
     if bounds:

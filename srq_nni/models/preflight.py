@@ -12,14 +12,19 @@ from basicsr.models import lr_scheduler
 from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from srq_nni import checkpoint
+from srq_nni.archs.aliases_arch import is_alias
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.models import cpu_distributed
+from srq_nni.models.base import check_base_model
 from srq_nni.models.feature import InputRecorder
+from srq_nni.models.preflight_alias import check_alias, refuse_alias
 from srq_nni.models.preflight_data import check_datasets
 from srq_nni.models.quant_sr_model import check_parallel
 from srq_nni.models.rules import buildable, known, need, number
+from srq_nni.models.speed import check_speed
 
 REQUIRED = {
     True: ("name", "model_type", "num_gpu", "datasets", "network_g", "path", "train", "logger"),
@@ -74,14 +79,20 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "no
             f"quantization: the block is given but model_type is '{model_type}', which ignores it; "
             "set model_type: QuantSRModel, or delete the block"
         )
+    check_base_model(opt, quantized=quantized, is_train=is_train)
+    check_speed(opt, quantized=quantized)
     if opt["network_g"].get("upscale", opt.get("scale")) != opt.get("scale"):
         raise OptionError(
             f"scale: {opt.get('scale')!r} and network_g: upscale: {opt['network_g']['upscale']!r} differ; "
             "make them equal"
         )
     if quantized:
+        refuse_alias(opt)
         check_parallel(gpus, distributed=launcher != "none")
         _check_quantized_model(opt, is_train)
+    elif is_alias(opt["network_g"]):
+        check_parallel(gpus, distributed=launcher != "none")
+        check_alias(opt, is_train=is_train)
     else:
         _check_float_model(opt)
     check_datasets(opt["datasets"], opt.get("scale"), is_train=is_train)
@@ -103,7 +114,8 @@ def _check_gpus(given: Any, launcher: str) -> int:
     if given != "auto" and not (whole and given >= 0):
         raise OptionError(f"num_gpu: {given!r} is not allowed; give a whole number, or auto")
     count = torch.cuda.device_count() if given == "auto" else int(given)
-    if launcher != "none" and not torch.cuda.is_available():
+    on_cpu = launcher == "pytorch" and cpu_distributed.is_enabled()
+    if launcher != "none" and not torch.cuda.is_available() and not on_cpu:
         raise OptionError(
             f"--launcher {launcher}: BasicSR trains one process per GPU and this machine has none; leave --launcher out"
         )
@@ -180,6 +192,11 @@ def _check_float_model(opt: Mapping[str, Any]) -> None:
             f"path: pretrain_network_g: '{path['pretrain_network_g']}' has no '{param_key}'; "
             "set param_key_g: ~ for a flat file"
         )
+    if (opt.get("train") or {}).get("ema_decay") and not {"params", "params_ema"} & content.keys():
+        raise OptionError(
+            f"train: ema_decay: SRModel cannot start an average from a flat file like '{path['pretrain_network_g']}'; "
+            "give ema_decay: 0, or save the file as {params: ...}"
+        )
     if path.get("strict_load_g", True):
         checkpoint.load_weights(model, path["pretrain_network_g"], param_key=param_key)
 
@@ -202,6 +219,7 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
             path["pretrain_network_g"],
             param_key=path.get("param_key_g", "params"),
             quantization=opt["quantization"],
+            to_use=not is_train,
         )
     elif not is_train:
         raise OptionError("path: pretrain_network_g is missing; give the checkpoint to test")

@@ -27,11 +27,13 @@ from srq_nni.compression.phases import (
     start_bounds_and_gates,
 )
 from srq_nni.compression.presets import find_preset
+from srq_nni.compression.profiles import apply_profile
 from srq_nni.errors import OptionError
 from srq_nni.models.average import copy_quantizers, copy_state
 from srq_nni.models.base import DEFAULT_BASE, NetworkBlock, find_base_model
 from srq_nni.models.feature import InputRecorder
 from srq_nni.models.injected_loss import inject
+from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
 from srq_nni.quantization.layers import activation_quantizers
 
@@ -70,13 +72,15 @@ class QuantSRModel(SRModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.base_network = opt["network_g"]
-        self.quantization = options_from(opt["quantization"])
+        quantization = apply_profile(opt["quantization"], self.base_network.get("type"))
+        self.quantization = options_from(quantization)
         self.speed = speed_from(opt.get("train") or {})
         self.phase: Phase = phase_at(1, self.quantization)
         self.own_losses: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.teacher: nn.Module | None = None
-        block = NetworkBlock(type="QuantizedNetwork", base=self.base_network, quantization=opt["quantization"])
-        super().__init__({**opt, "network_g": block})
+        self.monitor = QuantizerMonitor(opt)
+        block = NetworkBlock(type="QuantizedNetwork", base=self.base_network, quantization=quantization)
+        super().__init__({**opt, "network_g": block, "quantization": quantization})
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         check_parallel(self.opt["num_gpu"], distributed=self.opt["dist"])
@@ -90,7 +94,11 @@ class QuantSRModel(SRModel):
             super().load_network(net, load_path, strict, param_key)
             return
         quantized = checkpoint.load_weights(
-            self.get_bare_model(net), load_path, param_key=param_key, quantization=self.opt["quantization"]
+            self.get_bare_model(net),
+            load_path,
+            param_key=param_key,
+            quantization=self.opt["quantization"],
+            to_use=not self.is_train,
         )
         kind = "quantized" if quantized else "float"
         get_root_logger().info(f"Loaded the {kind} weights of {load_path}; every key accounted for.")
@@ -164,14 +172,15 @@ class QuantSRModel(SRModel):
         self.own_losses.clear()
         if self.phase == "observe":
             self._observe()
-        else:
+            return
+        with self.monitor.watching(self.net_g, current_iter):
             super().optimize_parameters(current_iter)
 
     def _observe(self) -> None:
         """Let the quantizers see one batch of float activations."""
         net = self.get_bare_model(self.net_g)
         losses: OrderedDict[str, torch.Tensor] = OrderedDict()
-        with observing(net):
+        with observing(net, self.quantization.observed_weights):
             self.output = net(self.lq)
             if self.cri_pix:
                 losses["l_pix"] = self.cri_pix(self.output, self.gt)
@@ -203,6 +212,7 @@ class QuantSRModel(SRModel):
 
     def get_current_log(self) -> OrderedDict[str, float]:
         """Return the losses as numbers; only here, when they are printed, the host waits for the device."""
+        self.monitor.write()
         return OrderedDict((key, float(value)) for key, value in self.log_dict.items())
 
     def model_ema(self, decay: float = 0.999) -> None:
@@ -223,7 +233,9 @@ class QuantSRModel(SRModel):
             for key, part in zip(keys, nets, strict=True)
         }
         if self._is_quantized(nets[0]):
-            content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(self.base_network, self.opt["quantization"])
+            content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(
+                self.base_network, self.opt["quantization"], phase=self.phase
+            )
         checkpoint.save(content, f"{self.opt['path']['models']}/{net_label}_{name}.pth")
 
     @master_only
@@ -234,6 +246,7 @@ class QuantSRModel(SRModel):
         state = {
             "epoch": epoch,
             "iter": current_iter,
+            "seed": self.opt.get("manual_seed"),  # of the data order, drawn by BasicSR if the file gives none
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
         }

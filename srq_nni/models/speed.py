@@ -58,6 +58,18 @@ def speed_from(train: Mapping[str, Any]) -> Speed:
     return Speed(None if amp is None else torch.bfloat16, channels_last)
 
 
+def check_speed(opt: Mapping[str, Any], *, quantized: bool) -> None:
+    """Check the two keys of the options of a training run; the other models of BasicSR would ignore them."""
+    train = opt.get("train") or {}
+    for key in SPEED_KEYS:
+        if key in train and not quantized:
+            raise OptionError(
+                f"train: {key}: the key is given but model_type is '{opt['model_type']}', which ignores it; "
+                "set model_type: QuantSRModel, or delete the key"
+            )
+    speed_from(train)
+
+
 def _to_channels_last(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_channels_last(item) for item in args)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -10,11 +10,12 @@ from torch import nn
 from srq_nni.errors import QuantizationError, did_you_mean
 from srq_nni.quantization import calibration as statistics
 from srq_nni.quantization.fake_quantize import MIN_WIDTH, check_percentile, ddtb_codes, ddtb_quantize, pams_quantize
-from srq_nni.quantization.gate import Gate, bound_factors
+from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
 from srq_nni.quantization.grid import IntegerGrid, check_bits, computable, symmetric_maximum
 
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
+Choice = TypeVar("Choice", bound=str)
 INITIAL_BOUND = 10.0  # in the unit of the activation (grey levels); both papers start there
 
 
@@ -127,8 +128,8 @@ class PAMSActivation(ActivationQuantizer):
 
     @torch.no_grad()
     def set_bounds_from_statistics(self) -> None:
-        if self.statistic.count:
-            self.alpha.copy_(self.statistic.mean.clamp(min=MIN_WIDTH))
+        mean = self.statistic.mean.clamp(min=MIN_WIDTH).to(self.alpha)
+        self.alpha.copy_(torch.where(self.statistic.count > 0, mean, self.alpha))  # "if" would wait for the device
 
     @torch.no_grad()
     def keep_bounds_legal(self) -> None:
@@ -161,6 +162,7 @@ class DDTBActivation(ActivationQuantizer):
             so at 2 bits only, from the last batch, and leaves them at +-10 at other widths.
         percentile: M of that start; the lower bound takes 100 - M.
         limit_levels: see ``ddtb_quantize``.
+        gate_statistics, gate_gradient: of a gate that is added; see ``gate_quantize``.
     """
 
     CALIBRATIONS = ("percentile", "official")
@@ -168,10 +170,19 @@ class DDTBActivation(ActivationQuantizer):
     gate_is_applied: torch.Tensor
 
     def __init__(
-        self, bits: int, *, calibration: str = "percentile", percentile: float = 99.0, limit_levels: bool = True
+        self,
+        bits: int,
+        *,
+        calibration: str = "percentile",
+        percentile: float = 99.0,
+        limit_levels: bool = True,
+        gate_statistics: Statistics = "per_sample",
+        gate_gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(bits)
         self.calibration = _choice("calibration", calibration, self.CALIBRATIONS)
+        self.gate_statistics: Statistics = _choice("gate_statistics", gate_statistics, get_args(Statistics))
+        self.gate_gradient: Gradient = _choice("gate_gradient", gate_gradient, get_args(Gradient))
         self.percentile = check_percentile(percentile)
         self.limit_levels = limit_levels
         self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))
@@ -190,6 +201,12 @@ class DDTBActivation(ActivationQuantizer):
 
     def add_gate(self, gate: Gate) -> None:
         """Give this quantizer a gate; until ``apply_gate(True)`` its logits are computed but not used."""
+        if self.gate_statistics == "official":  # a gate that was built with options of its own keeps them
+            gate.statistics = self.gate_statistics
+        if self.gate_gradient == "official":
+            gate.gradient = self.gate_gradient
+            for part in (gate.reduce, gate.norm):  # no gradient reaches them, which DistributedDataParallel must know
+                part.requires_grad_(False)
         self.gate = gate.to(self.upper.device)
 
     def apply_gate(self, applied: bool) -> None:
@@ -260,7 +277,7 @@ class DDTBActivation(ActivationQuantizer):
         self._gate_applied = bool(self.gate_is_applied)
 
 
-def _choice(name: str, given: str, allowed: tuple[str, ...]) -> str:
+def _choice(name: str, given: Choice, allowed: tuple[str, ...]) -> Choice:
     if given not in allowed:
         raise QuantizationError(
             f"{name}: {given!r} is not known; give one of {', '.join(allowed)}{did_you_mean(given, allowed)}"

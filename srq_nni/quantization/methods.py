@@ -38,7 +38,13 @@ METHODS: dict[str, Method] = {
         DDTBActivation,
         DDTBWeight,
         "affine",
-        {"calibration": "percentile", "percentile": 99.0, "limit_levels": True},
+        {
+            "calibration": "percentile",
+            "percentile": 99.0,
+            "limit_levels": True,
+            "gate_statistics": "per_sample",
+            "gate_gradient": "straight_through",
+        },
         {"percentile": 99.0, "limit_levels": True},
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +15,11 @@ from srq_nni.errors import OptionError
 from srq_nni.functional import skt_loss
 from srq_nni.models.quant_sr_model import QuantSRModel
 from srq_nni.quantization.layers import activation_quantizers
-from tests.sr_data import batch, changed, float_checkpoint, train_options
+from tests.models.steps import DDTB, same, state, train
+from tests.sr_data import changed, float_checkpoint
 
 # DDTB's first iterations only observe, so the first scheduler step comes before the first optimizer step.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-DDTB = {"quantizer": "ddtb", "bits": 2, "calibration_iters": 2, "static_iters": 2, "dynamic_ratio": 0.5}
-NAMES = ("astronaut", "chelsea", "coffee", "rocket")
-
-
-@pytest.fixture
-def options(photo_folders: Path, tmp_path: Path) -> dict[str, Any]:
-    opt = train_options(photo_folders, float_checkpoint(tmp_path / "float.pth"))
-    opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1}
-    opt["path"] |= {"models": str(tmp_path / "models"), "training_states": str(tmp_path / "states")}
-    return opt
-
-
-@pytest.fixture
-def batches(photo_folders: Path) -> list[dict[str, torch.Tensor]]:
-    return [batch(photo_folders, *NAMES[:2]), batch(photo_folders, *NAMES[2:])]
-
-
-def train(model: Any, batches: list[dict[str, torch.Tensor]], first: int, last: int) -> list[dict[str, float]]:
-    """Run BasicSR's loop over iterations ``first`` to ``last`` and return what it logs."""
-    logs = []
-    for iteration in range(first, last + 1):
-        model.update_learning_rate(iteration, warmup_iter=-1)
-        model.feed_data(batches[iteration % len(batches)])
-        model.optimize_parameters(iteration)
-        logs.append(dict(model.get_current_log()))
-    return logs
-
-
-def state(model: Any) -> dict[str, torch.Tensor]:
-    return copy.deepcopy(model.get_bare_model(model.net_g).state_dict())
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def test_losses_fall_and_bounds_move(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
@@ -178,7 +144,8 @@ def test_files_say_what_they_are(options: dict[str, Any], batches: list[dict[str
     content = torch.load(folder / "net_g_3.pth", weights_only=True)
     assert set(content) == {"params", "params_ema", "srq"}
     assert content["srq"]["network"] == options["network_g"]
-    assert content["srq"]["quantization"] == options["quantization"]
+    written = {"wiring": "paper", "calibration": "max"}
+    assert content["srq"]["quantization"] == {**options["quantization"], **written}
     loaded = srq_nni.load(folder / "net_g_latest.pth")
     assert same(dict(loaded.state_dict()), dict(model.net_g_ema.state_dict()))
     with torch.no_grad():
@@ -235,3 +202,76 @@ def test_a_quantized_teacher_is_refused(options: dict[str, Any], batches: list[d
     path = f"{options['path']['models']}/net_g_1.pth"
     with pytest.raises(srq_nni.checkpoint.CheckpointError, match="is quantized; give a float checkpoint here"):
         build_model(changed(options, "path:pretrain_network_t", path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("bits", 3, "bits: 2 and the options say bits: 3"),
+        ("wiring", "deploy", "wiring: paper and the options say wiring: deploy"),
+        ("gate_statistics", "official", "gate_statistics: per_sample and the options say gate_statistics: official"),
+        ("profile", "official", "wiring: paper and the options say wiring: official"),
+    ],
+)
+@pytest.mark.parametrize("is_train", [True, False])
+def test_resuming_or_testing_another_quantization_stops(
+    options: dict[str, Any],
+    batches: list[dict[str, torch.Tensor]],
+    key: str,
+    value: Any,
+    expected: str,
+    is_train: bool,
+) -> None:
+    options = changed(options, "quantization", DDTB)
+    model = build_model(options)
+    train(model, batches, 1, 3)
+    model.save(0, 3)
+    path = f"{options['path']['models']}/net_g_3.pth"
+    other = {**changed(options, "path:pretrain_network_g", path), "is_train": is_train}
+    build_model(other)
+    with pytest.raises(srq_nni.checkpoint.CheckpointError) as caught:
+        build_model(changed(other, f"quantization:{key}", value))
+    assert f"'{path}' was made with {expected}; make them equal, or start from" in str(caught.value)
+
+
+def test_a_file_from_the_observation_resumes_but_is_not_tested(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    options = changed(options, "quantization", DDTB)
+    model = build_model(options)
+    train(model, batches, 1, 2)
+    model.save(0, 2)
+    options["path"]["pretrain_network_g"] = path = f"{options['path']['models']}/net_g_2.pth"
+    build_model(options)
+    for use in (lambda: build_model({**options, "is_train": False}), lambda: srq_nni.load(path)):
+        with pytest.raises(srq_nni.checkpoint.CheckpointError, match=r"give one that was saved after iteration 2$"):
+            use()
+
+
+def test_fine_tuning_starts_bounds_and_gates_anew(
+    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    options = changed(options, "quantization", DDTB)
+    model = build_model(options)
+    train(model, batches, 1, 6)
+    model.save(0, 6)
+    tuned = build_model(changed(options, "path:pretrain_network_g", f"{options['path']['models']}/net_g_6.pth"))
+    assert len(tuned.optimizer_g.param_groups[-1]["params"]) == 4
+    train(tuned, batches, 1, 3)
+    gates = [p for _, q in activation_quantizers(tuned.net_g) if q.gate is not None for p in q.gate.parameters()]
+    assert [id(p) for p in tuned.optimizer_g.param_groups[-1]["params"]] == [id(p) for p in gates]
+    assert len(gates) == 4
+
+
+def test_the_profile_is_stored_as_what_it_says(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    block = {**DDTB, "profile": "official", "calibration_iters": 1, "static_iters": 1}
+    model = build_model(changed(options, "quantization", block))
+    train(model, batches, 1, 3)
+    model.save(0, 3)
+    path = Path(options["path"]["models"]) / "net_g_3.pth"
+    stored = checkpoint.read(path)["srq"]
+    assert stored["phase"] == "final"
+    assert stored["quantization"]["gate_statistics"] == stored["quantization"]["wiring"] == "official"
+    assert stored["quantization"]["limit_levels"] is False and "profile" not in stored["quantization"]
+    gates = [q.gate for _, q in activation_quantizers(srq_nni.load(path)) if getattr(q, "gate", None) is not None]
+    assert gates and {gate.statistics for gate in gates} == {"official"}

@@ -1,0 +1,141 @@
+"""Every switch that decides how faithful a run is to the papers' released code: default, official value, and why.
+
+``quantization: {profile: official}`` sets all of them to what the released code does, for repeating published numbers;
+a key that stands beside it wins. No switch: the released PAMS starts its student from random weights, since it loads
+the float ones into the teacher only; leave ``path: pretrain_network_g`` out for that. Not repeated: the released DDTB
+counts 14 test images among the 1014 that it observes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from srq_nni.errors import OptionError, did_you_mean
+
+PROFILES = ("default", "official")
+PRESET = None  # the published value of the architecture, from presets.py
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One key of the ``quantization:`` block.
+
+    Attributes:
+        reason: why the default is what it is, or what both are.
+        pams, ddtb: (default, official), or None if the quantizer has no such key.
+        official_on: architecture -> official value, where it differs there.
+        per_tensor: the key may stand in an entry of a config_list.
+    """
+
+    reason: str
+    pams: tuple[Any, Any] | None = None
+    ddtb: tuple[Any, Any] | None = None
+    official_on: Mapping[str, Any] = field(default_factory=dict)
+    per_tensor: bool = False
+
+    def default(self, quantizer: str) -> Any:
+        """Return the default of a quantizer that has the key."""
+        values = self.pams if quantizer == "pams" else self.ddtb
+        return None if values is None else values[0]
+
+
+SWITCHES: dict[str, Switch] = {
+    "wiring": Switch(
+        "as the papers draw it; in the released code conv1 reads a float, so no engine can run it",
+        pams=("paper", "official"),
+        ddtb=("paper", "official"),
+    ),
+    "calibration": Switch(
+        "all batches count; released: the last one alone, PAMS without a clamp meanwhile, DDTB at 2 bits only",
+        pams=("max", "official"),
+        ddtb=("percentile", "official"),
+        per_tensor=True,
+    ),
+    "calibration_iters": Switch(
+        "a running statistic settles within 100 batches; released: an epoch of 1000", pams=(100, 1000), ddtb=(100, 1000)
+    ),
+    "static_iters": Switch("as many times calibration as released: epochs 2 to 5 after epoch 1", ddtb=(400, 4000)),
+    "percentile": Switch("published: 99, for RDN 95 and its weights 100", ddtb=(PRESET, PRESET), per_tensor=True),
+    "limit_levels": Switch(
+        "2^k levels are what k bits hold; released: 2^k + 1 where upper == -lower", ddtb=(True, False), per_tensor=True
+    ),
+    "dynamic_ratio": Switch("published: EDSR 0.3, RDN 0.5, SRResNet 0.1", ddtb=(PRESET, PRESET)),
+    "gate_statistics": Switch(
+        "an image's gate must not depend on its batch; released: minimum and maximum of the whole batch",
+        ddtb=("per_sample", "official"),
+        per_tensor=True,
+    ),
+    "gate_gradient": Switch(
+        "all parameters of a gate train; released: the gradient stops at its last convolution",
+        ddtb=("straight_through", "official"),
+        per_tensor=True,
+    ),
+    "gate_loss_weight": Switch("released: 1 for images in [0, 255]", ddtb=(1 / 255, 1 / 255)),
+    "observed_weights": Switch(
+        "dynamic intensity is that of the float network; released: RDN's weights stay quantized meanwhile",
+        ddtb=("float", "float"),
+        official_on={"RDN": "quantized"},
+    ),
+}
+
+
+def default_of(key: str, quantizer: str = "ddtb") -> Any:
+    """Return the default of a switch."""
+    return SWITCHES[key].default(quantizer)
+
+
+def apply_profile(block: Mapping[str, Any], architecture: str | None = None) -> dict[str, Any]:
+    """Return a ``quantization:`` block with the values of its ``profile`` written out, where it gives none itself.
+
+    Args:
+        block: the block; what is wrong with it otherwise is left for ``options_from`` to find.
+        architecture: type of ``network_g``; without it the values of most architectures are taken.
+
+    Raises:
+        OptionError: for an unknown profile.
+    """
+    profile = block.get("profile", "default")
+    if profile not in PROFILES:
+        raise OptionError(
+            f"quantization: profile: {profile!r} is not known; give one of {', '.join(PROFILES)}"
+            f"{did_you_mean(profile, PROFILES)}"
+        )
+    values = {} if profile == "default" else _values(block.get("quantizer"), 1)
+    if profile == "official" and architecture is not None:
+        own = {key: switch.official_on.get(architecture) for key, switch in SWITCHES.items()}
+        values |= {key: value for key, value in own.items() if key in values and value is not None}
+    return _fill(block, values)
+
+
+def resolve(block: Mapping[str, Any], architecture: str | None = None) -> dict[str, Any]:
+    """Return a block that says everything itself: the profile and the defaults written out, the profile's name gone.
+
+    Checkpoints store it, so that a later change of a profile or a default leaves them what they were.
+    """
+    complete = _fill(apply_profile(block, architecture), _values(block.get("quantizer"), 0))
+    complete.pop("profile", None)
+    return complete
+
+
+def _values(quantizer: Any, position: int) -> dict[str, Any]:
+    pairs = {key: switch.pams if quantizer == "pams" else switch.ddtb for key, switch in SWITCHES.items()}
+    known = pairs if quantizer in ("pams", "ddtb") else {}
+    return {key: pair[position] for key, pair in known.items() if pair is not None and pair[position] is not None}
+
+
+def _fill(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``block`` with ``values`` below its own; beside a config_list those of a tensor go into its entries."""
+    entries = block.get("config_list")
+    if not isinstance(entries, list | tuple):
+        return {**values, **block}
+    below = {key: value for key, value in values.items() if SWITCHES[key].per_tensor}
+    above = {key: value for key, value in values.items() if key not in below and key != "wiring"}
+    filled = [_fill_entry(entry, below) for entry in entries]
+    return {**above, **block, "config_list": filled}
+
+
+def _fill_entry(entry: Any, values: Mapping[str, Any]) -> Any:
+    """An entry with a ``wiring`` stands for a preset's entries, which take no further settings."""
+    return {**values, **entry} if isinstance(entry, Mapping) and "wiring" not in entry else entry

@@ -1,0 +1,201 @@
+"""``profile: official`` sets every switch of fidelity, a key beside it wins, and what is stored says everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import srq_nni
+from srq_nni.archs.quantized_arch import QuantizedNetwork
+from srq_nni.compression.options import QuantizationOptions, options_from
+from srq_nni.compression.phases import enter_phase, observing, start_bounds_and_gates
+from srq_nni.compression.profiles import PRESET, SWITCHES, apply_profile, default_of, resolve
+from srq_nni.errors import OptionError
+from srq_nni.quantization.activation import DDTBActivation
+from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.methods import METHODS
+from srq_nni.quantization.targets import INPUT, WEIGHT
+
+EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 2}
+ENTRY = {"op_names": ["conv_first"], "quant_dtype": "int4"}
+
+
+def block(quantizer: str, **more: Any) -> dict[str, Any]:
+    return {"quantizer": quantizer, "bits": 4, **more}
+
+
+def test_the_table_is_where_the_defaults_are() -> None:
+    for key, switch in SWITCHES.items():
+        assert key in QuantizationOptions.model_fields
+        assert switch.reason and (switch.pams or switch.ddtb)
+        for quantizer in ("pams", "ddtb"):
+            options = options_from(block(quantizer))
+            if getattr(switch, quantizer) is not None and key != "calibration":
+                assert getattr(options, key) == switch.default(quantizer) == default_of(key, quantizer)
+    for quantizer, method in METHODS.items():
+        for options in (method.activation_options, method.weight_options):
+            for key, value in options.items():
+                assert SWITCHES[key].per_tensor
+                assert SWITCHES[key].default(quantizer) in (value, PRESET)
+
+
+def test_official_is_what_the_released_code_does() -> None:
+    assert apply_profile({**block("pams"), "profile": "official"}) == {
+        **block("pams"),
+        "profile": "official",
+        "wiring": "official",
+        "calibration": "official",
+        "calibration_iters": 1000,
+    }
+    ddtb = apply_profile({**block("ddtb"), "profile": "official"})
+    assert ddtb == {
+        **block("ddtb"),
+        "profile": "official",
+        "wiring": "official",
+        "calibration": "official",
+        "calibration_iters": 1000,
+        "static_iters": 4000,
+        "limit_levels": False,
+        "gate_statistics": "official",
+        "gate_gradient": "official",
+        "gate_loss_weight": pytest.approx(1 / 255),
+        "observed_weights": "float",
+    }
+
+
+def test_official_differs_for_rdn() -> None:
+    given = {**block("ddtb"), "profile": "official"}
+    assert apply_profile(given, "RDN")["observed_weights"] == "quantized"
+    assert apply_profile(given, "EDSR")["observed_weights"] == "float"
+    assert apply_profile({**given, "observed_weights": "float"}, "RDN")["observed_weights"] == "float"
+    assert "observed_weights" not in apply_profile({**block("pams"), "profile": "official"}, "RDN")
+    assert "observed_weights" not in apply_profile(block("ddtb"), "RDN")
+
+
+@pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
+def test_every_switch_can_be_said_beside_a_profile(quantizer: str) -> None:
+    own = {"wiring": "deploy", "calibration_iters": 7}
+    own |= {"limit_levels": True, "static_iters": 3, "gate_gradient": "straight_through"} if quantizer == "ddtb" else {}
+    options = options_from({**block(quantizer), "profile": "official", **own})
+    assert {key: getattr(options, key) for key in own} == own
+    assert options.calibration == "official"
+
+
+def test_the_switches_reach_the_quantizers() -> None:
+    torch.manual_seed(0)
+    model = QuantizedNetwork(EDSR, {**block("ddtb"), "profile": "official"})
+    quantizers = [q for _, q in activation_quantizers(model) if isinstance(q, DDTBActivation)]
+    assert len(quantizers) == 6
+    for quantizer in quantizers:
+        assert (quantizer.calibration, quantizer.limit_levels) == ("official", False)
+    with observing(model):
+        model(torch.rand(2, 3, 9, 9))
+    start_bounds_and_gates(model, 0.5)
+    gates = [quantizer.gate for quantizer in quantizers if quantizer.gate is not None]
+    assert [(gate.statistics, gate.gradient) for gate in gates] == [("official", "official")] * 3
+    assert all(q.upper.item() == 10 and q.lower.item() == -10 for q in quantizers)  # 4 bits: the start is never left
+    default = QuantizationOptions(quantizer="ddtb", bits=4)
+    assert (default.limit_levels, default.gate_statistics) == (True, "per_sample")
+
+
+def test_weights_may_stay_quantized_under_observation() -> None:
+    x = torch.rand(2, 3, 9, 9)
+    outputs = []
+    for weights in ("float", "quantized"):
+        torch.manual_seed(0)
+        model = QuantizedNetwork(EDSR, block("ddtb"))
+        enter_phase(model, "observe")
+        with observing(model, weights):
+            outputs.append(model(x))
+        with torch.no_grad():
+            outputs.append(model(x))
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[1], outputs[3])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+def test_beside_a_config_list_the_entries_get_the_switches() -> None:
+    given = {"quantizer": "ddtb", "profile": "official", "config_list": [ENTRY, {**ENTRY, "limit_levels": True}]}
+    options = options_from(given)
+    assert options.config_list is not None
+    assert options.config_list[0] == {
+        "calibration": "official",
+        "limit_levels": False,
+        "gate_statistics": "official",
+        "gate_gradient": "official",
+        **ENTRY,
+    }
+    assert options.config_list[1]["limit_levels"] is True
+    assert options.calibration_iters == 1000
+    assert given["config_list"][0] == ENTRY
+    wired = [{"wiring": "paper", "quant_dtype": "int4"}]
+    assert apply_profile({**given, "config_list": wired})["config_list"] == wired
+
+
+def test_config_list_knows_profiles() -> None:
+    official = srq_nni.config_list("EDSR", "ddtb", 4, profile="official")
+    same = srq_nni.config_list(
+        "EDSR", "ddtb", 4, "official", calibration="official", limit_levels=False,
+        gate_statistics="official", gate_gradient="official",
+    )  # fmt: skip
+    assert official == same
+    settings = official[2]["target_settings"]
+    assert settings[WEIGHT] == {"quant_dtype": "int4", "limit_levels": False, "percentile": 99.0}
+    assert set(settings[INPUT]) == {
+        "quant_dtype", "calibration", "limit_levels", "gate_statistics", "gate_gradient", "percentile"
+    }  # fmt: skip
+    assert srq_nni.config_list("EDSR", "ddtb", 4, "paper", profile="official")[0]["target_names"] == [INPUT, WEIGHT]
+
+
+@pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
+@pytest.mark.parametrize("profile", ["default", "official"])
+def test_what_is_stored_does_not_depend_on_the_table(
+    quantizer: str, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in (block(quantizer), {"quantizer": quantizer, "config_list": [ENTRY]}):
+        stored = resolve({**given, "profile": profile}, "RDN")
+        before = options_from(stored)
+        assert "profile" not in stored and resolve(stored) == stored
+        with monkeypatch.context() as patch:
+            for key, switch in SWITCHES.items():
+                changed = {"pams": switch.pams and ("x", "x"), "ddtb": switch.ddtb and ("x", "x")}
+                if key not in ("percentile", "dynamic_ratio"):
+                    patch.setitem(SWITCHES, key, type(switch)(switch.reason, **changed, per_tensor=switch.per_tensor))
+            assert resolve(stored) == stored
+            assert options_from(stored) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"profile": "offical"},
+            "profile: 'offical' is not known; give one of default, official; did you mean 'official'?",
+        ),
+        ({"profile": 3}, "profile: 3 is not known; give one of default, official"),
+        (
+            {"gate_gradient": "straight"},
+            "gate_gradient: 'straight' is not known; give one of straight_through, official; "
+            "did you mean 'straight_through'?",
+        ),
+        (
+            {"gate_statistics": "batch"},
+            "gate_statistics: 'batch' is not known; give one of per_sample, official",
+        ),
+        ({"observed_weights": "int"}, "observed_weights: 'int' is not known; give one of float, quantized"),
+        ({"limit_levels": "no"}, "limit_levels: 'no' is not allowed (input should be a valid boolean)"),
+        (
+            {"quantizer": "pams", "limit_levels": True},
+            "limit_levels: pams has no such setting; delete it",
+        ),
+        (
+            {"quantizer": "pams", "gate_gradient": "official"},
+            "gate_gradient: pams has no gates; delete it, or set quantizer: ddtb",
+        ),
+    ],
+)
+def test_a_wrong_switch_is_one_exact_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        options_from({**block("ddtb"), **change})
+    assert str(caught.value) == f"quantization: {message}"
