@@ -83,6 +83,7 @@ def test_several_gpus_need_a_launcher(options: dict[str, Any], monkeypatch: pyte
 
 def test_a_launcher_needs_gpus(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("srq_nni.models.cpu_distributed._enabled", False)
     with pytest.raises(OptionError) as caught:
         check_options(options, is_train=True, launcher="pytorch")
     assert str(caught.value) == (
