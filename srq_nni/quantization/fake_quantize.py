@@ -97,20 +97,21 @@ def quantize_weight_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def quantize_weight_percentile(
-    weight: torch.Tensor, bits: int, percentile: float = 99.0, *, limit_levels: bool = True
+    weight: torch.Tensor, bits: int, percentile: float = 99.0, *, limit_levels: bool = True, fit_int8: bool = False
 ) -> torch.Tensor:
     """Quantize a weight per tensor between its own percentiles on the DDTB grid.
 
     The bounds are the ``percentile``-th and (100 - ``percentile``)-th percentiles, without gradient; the gradient with
     respect to ``weight`` is 1 inside and 0 outside them. 100.0 means minimum and maximum, gradient 1 everywhere
-    (RDN in the released code). Other arguments and errors as in ``ddtb_quantize``.
+    (RDN in the released code). ``fit_int8`` limits the codes to those of a signed byte, of which 8 bits may need a few
+    more on one side; engines take no others for weights. Other arguments and errors as in ``ddtb_quantize``.
     """
     _check(weight, bits)
     if bits == FLOAT_BITS:
         return weight
     w = computable(weight.detach())
     lower, upper = percentile_bounds(w, percentile)
-    step, code_lower, code_upper = ddtb_codes(lower, upper, bits, limit_levels=limit_levels)
+    step, code_lower, code_upper = ddtb_codes(lower, upper, bits, limit_levels=limit_levels, fit_int8=fit_int8)
     quantized = torch.div(w, step).round_().clamp_(*_limits(code_lower, code_upper)).mul_(step)
     inside = None if percentile == 100.0 else (w >= lower) & (w <= upper)
     return _StraightThrough.apply(weight, quantized.to(weight.dtype), inside)
@@ -165,11 +166,12 @@ def _order_statistic(flat: torch.Tensor, percentile: float) -> torch.Tensor:
 
 
 def ddtb_codes(
-    lower: torch.Tensor, upper: torch.Tensor, bits: int, *, limit_levels: bool = True
+    lower: torch.Tensor, upper: torch.Tensor, bits: int, *, limit_levels: bool = True, fit_int8: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return step, smallest and largest code of the DDTB grid of these bounds (tensors of their shape)."""
     n = step_count(bits)
-    return _codes(lower, upper, n, n if limit_levels else None)
+    step, code_lower, code_upper = _codes(lower, upper, n, n if limit_levels else None)
+    return (step, code_lower.clamp(min=-128), code_upper.clamp(max=127)) if fit_int8 else (step, code_lower, code_upper)
 
 
 def _codes(

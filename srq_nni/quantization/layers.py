@@ -233,6 +233,7 @@ def _quantize_output(
         raise QuantizationError(
             f"a {type(module).__name__} returned {len(items)} tensors and '{child}' wants number {position}, from 0"
         )
+    value = module.get_submodule(child)(items[position])
     # A copy: the quantizer keeps its result for the backward pass, and a ReLU in place often comes next.
-    items[position] = module.get_submodule(child)(items[position]).clone()
+    items[position] = value.clone() if value.requires_grad else value
     return type(output)(items) if isinstance(output, list | tuple) else items[0]

@@ -52,7 +52,10 @@ class PAMSWeight(WeightQuantizer):
 
 
 class DDTBWeight(WeightQuantizer):
-    """Per tensor, between percentiles (DDTB); ``percentile=100.0`` is minimum and maximum, as for RDN."""
+    """Per tensor, between percentiles (DDTB); ``percentile=100.0`` is minimum and maximum, as for RDN.
+
+    Unless ``limit_levels`` is off, as in the released code, all codes fit a signed byte at 8 bits, too.
+    """
 
     def __init__(self, bits: int, *, percentile: float = 99.0, limit_levels: bool = True) -> None:
         super().__init__(bits)
@@ -60,11 +63,13 @@ class DDTBWeight(WeightQuantizer):
         self.limit_levels = limit_levels
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        return quantize_weight_percentile(weight, self.bits, self.percentile, limit_levels=self.limit_levels)
+        limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
+        return quantize_weight_percentile(weight, self.bits, self.percentile, **limits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         lower, upper = percentile_bounds(weight.detach(), self.percentile)
-        step, low, high = ddtb_codes(lower, upper, self.bits, limit_levels=self.limit_levels)
+        limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
+        step, low, high = ddtb_codes(lower, upper, self.bits, **limits)
         return IntegerGrid(float(step), int(low), int(high), self.bits)
 
     def extra_repr(self) -> str:

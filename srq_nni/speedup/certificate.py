@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from srq_nni.errors import ExportError
-from srq_nni.speedup.integers import FLOAT32_LIMIT, INT32_LIMIT, IntegerConv, read_convolutions
+from srq_nni.speedup.integers import FLOAT32_LIMIT, INT32_LIMIT, IntegerConv, read_integers
+from srq_nni.speedup.sources import default_sample, run_once
 from srq_nni.speedup.table import text_table
 
 
@@ -104,41 +104,46 @@ class Certificate:
 
 
 def certify(
-    model: nn.Module, input_size: tuple[int, int] = (64, 64), *, channels: int | None = None, integer_bias: bool = False
+    model: nn.Module,
+    input_size: tuple[int, int] = (64, 64),
+    *,
+    channels: int | None = None,
+    integer_bias: bool = False,
 ) -> Certificate:
     """Return the certificate of ``model``, counting its work at ``input_size`` (height, width). ``model`` is unchanged.
 
     Args:
-        model: network with ``QuantConv2d`` layers.
+        model: network with quantizers.
         input_size: size of the low-resolution input in pixels; the share of work hardly depends on it.
         channels: of the input; by default those of the first convolution.
-        integer_bias: count biases as integers of the accumulator, see ``read_convolutions``.
+        integer_bias: count biases as integers of the accumulator, see ``read_integers``.
 
     Raises:
-        ExportError: as ``read_convolutions``, or if the network does not run at ``input_size``.
+        ExportError: as ``read_integers``, or if the network does not run at ``input_size``.
     """
     network = copy.deepcopy(model).float().cpu().eval()
-    convolutions = read_convolutions(network, integer_bias=integer_bias)
+    sample = default_sample(network, input_size, channels)
+    layers = read_integers(network, integer_bias=integer_bias, sample=sample).layers
     macs = count_macs(network, input_size, channels)
-    rows = tuple(_row(layer, macs.get(name, 0)) for name, layer in convolutions.items())
+    rows = tuple(_row(layer, macs.get(name, 0)) for name, layer in layers.items())
     return Certificate(rows, sum(macs.values()), input_size)
 
 
 def count_macs(model: nn.Module, input_size: tuple[int, int], channels: int | None = None) -> dict[str, int]:
     """Return the multiply-accumulates of each convolution and linear layer in one forward of one image.
 
-    The forward runs without gradient in the mode ``model`` is in; hooks are removed again.
+    Those of a gate are not counted. The forward runs without gradient in the mode ``model`` is in; hooks are removed
+    again.
 
     Raises:
         ExportError: if the network has no convolution or does not run at ``input_size``.
     """
     found: dict[str, int] = {}
     handles = []
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    convolutions = [module for module in layers.values() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
-        raise ExportError("the network has no convolution to count; give a network of nn.Conv2d modules")
-    for name, module in layers.items():
+    sample = default_sample(model, input_size, channels)
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
 
         def count(layer: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor, name: str = name) -> None:
             weight = layer.weight
@@ -146,16 +151,8 @@ def count_macs(model: nn.Module, input_size: tuple[int, int], channels: int | No
             found[name] = found.get(name, 0) + output.numel() * math.prod(weight.shape[1:])
 
         handles.append(module.register_forward_hook(count))
-    first = convolutions[0]
-    sample = torch.zeros(1, channels or first.in_channels, *input_size, device=first.weight.device)
     try:
-        with torch.no_grad():
-            model(sample)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ExportError(
-            f"the network does not run on an input of shape {tuple(sample.shape)}: {error}; "
-            "give another input_size or channels"
-        ) from error
+        run_once(model, sample)
     finally:
         for handle in handles:
             handle.remove()

@@ -5,7 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from srq_nni.errors import ExportError, did_you_mean
+from srq_nni.quantization.grid import IntegerGrid
+
+
+@dataclass(frozen=True)
+class Container:
+    """The byte that holds codes in a file: stored = code + zero_point.
+
+    Attributes:
+        dtype: np.int8 or np.uint8.
+        zero_point: stored value of code 0.
+    """
+
+    dtype: type[np.signedinteger | np.unsignedinteger]
+    zero_point: int
+
+    @property
+    def minimum(self) -> int:
+        """Smallest code it can hold."""
+        return int(np.iinfo(self.dtype).min) - self.zero_point
+
+    @property
+    def maximum(self) -> int:
+        """Largest code it can hold."""
+        return int(np.iinfo(self.dtype).max) - self.zero_point
+
+    def holds(self, low: int, high: int) -> bool:
+        """Whether all codes from ``low`` to ``high`` fit."""
+        return self.minimum <= low and high <= self.maximum
+
+
+INT8, UINT8, UINT8_SIGNED = Container(np.int8, 0), Container(np.uint8, 0), Container(np.uint8, 128)
 
 
 @dataclass(frozen=True)
@@ -14,32 +47,64 @@ class EngineRules:
 
     Attributes:
         name: as users write it.
-        zero_point: 0 writes activations as int8, 128 the same codes as uint8 shifted by 128.
+        containers: of activation codes, best first; the first that holds the codes is taken.
+        zero_points: whether codes that fit none of them may be written as uint8 with a zero point of their own.
         clip: ``integer`` limits the codes between QuantizeLinear and DequantizeLinear, ``float`` the values before.
         rounds_first: write Div and Round before a QuantizeLinear of scale 1. OpenVINO quantizes by adding 128 in
             float32 before it rounds, which moves values within 2e-5 of a tie to the other code; on values that are
-            already integers it is exact. No time was lost by it.
+            already integers it is exact. It is faster, too.
         even_weights: write codes that fit twice in int8 doubled, with half the scale. On CPUs without VNNI oneDNN
             multiplies int8 weights by 0.5 and rounds them before an int8 x int8 convolution; even codes survive.
-        adds_bias: write a float bias as an Add after the convolution. ONNX Runtime rounds the bias of a convolution
-            that reads DequantizeLinear to the grid of the accumulator, which training does not.
-        needs_output_quantizer: whether a convolution runs in integers only if its output is quantized too.
+        integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
+            rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
+        needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
+            most.
+        quantizes_before_concat: write a quantizer that follows a Concat on each of its inputs as well, where it ends
+            the convolution there. It changes no value: rounding to a grid twice is rounding to it once.
+        pads_codes: a Pad between DequantizeLinear and a convolution does not keep it from running in integers.
         note: what a reader of a report about this engine has to know.
     """
 
     name: str
-    zero_point: Literal[0, 128] = 0
+    containers: tuple[Container, ...] = (INT8,)
+    zero_points: bool = False
     clip: Literal["integer", "float"] = "integer"
     rounds_first: bool = False
     even_weights: bool = False
-    adds_bias: bool = False
+    integer_bias: bool = False
     needs_output_quantizer: bool = False
+    quantizes_before_concat: bool = False
+    pads_codes: bool = False
     note: str = ""
+
+    def container(self, grid: IntegerGrid, nonnegative: bool) -> Container | None:
+        """Return what holds the codes of ``grid``, or None if nothing does.
+
+        Args:
+            grid: of the quantizer.
+            nonnegative: the tensor comes from a ReLU, so codes below 0 do not occur.
+        """
+        low = 0 if nonnegative else grid.minimum
+        for container in self.containers:
+            if container.holds(low, grid.maximum) and (nonnegative or container is not UINT8):
+                return container
+        if self.zero_points and grid.maximum - low < 256:
+            return Container(np.uint8, -low)
+        return None
 
 
 ENGINES = {
-    "openvino": EngineRules("openvino", rounds_first=True, even_weights=True),
-    "onnxruntime": EngineRules("onnxruntime", zero_point=128, adds_bias=True, needs_output_quantizer=True),
+    "openvino": EngineRules(
+        "openvino", (INT8, UINT8), zero_points=True, rounds_first=True, even_weights=True, pads_codes=True
+    ),
+    "onnxruntime": EngineRules(
+        "onnxruntime",
+        (UINT8, UINT8_SIGNED),
+        zero_points=True,
+        integer_bias=True,
+        needs_output_quantizer=True,
+        quantizes_before_concat=True,
+    ),
     "tensorrt": EngineRules(
         "tensorrt", clip="float", note="Written by NVIDIA's published rules; no TensorRT engine was built from it yet."
     ),

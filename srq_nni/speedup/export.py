@@ -13,10 +13,11 @@ from torch import nn
 
 from srq_nni.atomic import atomic_file
 from srq_nni.errors import ExportError
+from srq_nni.speedup import markers
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
-from srq_nni.speedup.engine_rules import EngineRules, get_rules
-from srq_nni.speedup.graph import build_graph, float_graph, remove_quantizers
-from srq_nni.speedup.integers import refuse_misplaced_quantizers
+from srq_nni.speedup.engine_rules import get_rules
+from srq_nni.speedup.graph import build_graph, float_graph
+from srq_nni.speedup.lint import Verdict, lint_graph
 from srq_nni.speedup.table import text_table
 
 
@@ -84,7 +85,7 @@ def export_onnx(
     engine: str = "openvino",
     *,
     metadata: Mapping[str, str] | None = None,
-    integer_bias: bool = False,
+    integer_bias: bool | None = None,
     input_size: tuple[int, int] = (64, 64),
     sample: torch.Tensor | None = None,
 ) -> ExportReport:
@@ -99,7 +100,8 @@ def export_onnx(
         engine: ``openvino``, ``onnxruntime`` or ``tensorrt``. A file for one engine is a valid ONNX file for all, but
             others may run it in floating point.
         metadata: entries for the file's ``metadata_props``, such as ``{"wiring": "paper"}``.
-        integer_bias: biases as int32 on the grid of the accumulator, for networks trained so; see ``integers``.
+        integer_bias: biases as int32 on the grid of the accumulator; None does as the engine wants it (ONNX Runtime:
+            yes); see ``integers``.
         input_size: (height, width) at which coverage is counted.
         sample: input to trace with, where zeros of 32 x 32 pixels do not suit the network.
 
@@ -113,10 +115,12 @@ def export_onnx(
     entries.update(metadata or {})
     proto, _ = build_graph(network, rules, metadata=entries, integer_bias=integer_bias, sample=sample)
     channels = None if sample is None else sample.shape[1]
+    integer_bias = rules.integer_bias if integer_bias is None else integer_bias
     certificate = certify(network, input_size, channels=channels, integer_bias=integer_bias)
     content = proto.SerializeToString()
     write_atomically(target, content)
-    layers = tuple(_layer_report(row, rules) for row in certificate.rows)
+    verdicts = lint_graph(proto, rules)
+    layers = tuple(_layer_report(row, verdicts) for row in certificate.rows)
     return ExportReport(target, engine, len(content), layers, certificate)
 
 
@@ -126,9 +130,8 @@ def export_float_onnx(model: nn.Module, path: str | os.PathLike[str], *, sample:
     Quantizers in ``model`` are left out. Input, output and errors as for ``export_onnx``.
     """
     target = _writable(path)
-    refuse_misplaced_quantizers(model)
     network = copy.deepcopy(model).float().cpu().eval()
-    remove_quantizers(network, ())
+    markers.remove(network)
     write_atomically(target, float_graph(network, sample))
     return target
 
@@ -165,13 +168,9 @@ def _network(model: nn.Module | str | os.PathLike[str]) -> tuple[nn.Module, dict
     return checkpoint.load(model), {"wiring": str(wiring)} if wiring else {}
 
 
-def _layer_report(row: CertificateRow, rules: EngineRules) -> LayerReport:
-    if row.activation_bits is None:
-        reason = "its input is not quantized"
-    elif row.weight_bits is None:
+def _layer_report(row: CertificateRow, verdicts: tuple[Verdict, ...]) -> LayerReport:
+    if row.weight_bits is None:
         reason = "its weight is not quantized"
-    elif rules.needs_output_quantizer:
-        reason = f"{rules.name} runs a convolution in integers only if its output is quantized"
     else:
-        reason = ""
+        reason = next((verdict.reason for verdict in verdicts if verdict.layer == row.name and verdict.reason), "")
     return LayerReport(row.name, row.activation_bits, row.weight_bits, not reason, reason)

@@ -1,15 +1,16 @@
-"""The integers of a trained network: what each quantized convolution multiplies, adds and scales.
+"""The integers of a trained network: what each quantizer writes and what each quantized convolution multiplies.
 
 One reader serves the simulator, the certificate and the graph builder, so that all three mean the same numbers.
 
 The bias is float32 and added after the scale, as in training, unless ``integer_bias`` puts it on the grid of the
-accumulator (steps of input scale x weight scale), as kernels that requantize their output want it. That grid is as
-coarse as the operands: at 4 bits and below a step is often larger than the whole bias, and a network that was not
-trained with rounded biases loses its image (16 dB were seen at 4 bits), so it is not the default.
+accumulator, as kernels that requantize their output want it (QLinearConv of ONNX Runtime). A step of that grid, input
+scale x weight scale, is coarse at low bits: biases rounded to it cost an image 16 dB at 4 bits. Weights of fewer than 8
+bits leave room in their byte, though; written as multiples of a power of two they make the steps that much finer.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,35 +18,58 @@ from torch import nn
 
 from srq_nni.errors import ExportError, QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
-from srq_nni.quantization.grid import IntegerGrid
-from srq_nni.quantization.layers import QuantConv2d
+from srq_nni.quantization.grid import IntegerGrid, step_count
+from srq_nni.quantization.layers import QuantConv2d, QuantizedLayer
 from srq_nni.quantization.weight import WeightQuantizer
+from srq_nni.speedup.sources import input_sources, quantizer_names
 
 FLOAT32_LIMIT = 2**24  # below it every integer, and so every partial sum, is a float32
 INT32_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
-class IntegerConv:
-    """The integers of one convolution; a field is None where the tensor stays in floating point.
+class IntegerActivation:
+    """The codes that one activation quantizer writes.
 
     Attributes:
-        name: module path in the network.
-        input: grid of the input.
-        weight: grid of the weight.
-        weight_codes: integers in int64, shape of the weight.
-        bias: float32, shape (out_channels,), in the unit of the output; None without a bias.
-        bias_codes: integers in int64 in steps of ``product``, in place of ``bias`` if ``integer_bias`` was asked for.
-        product: float32 product of the two scales, the value of one step of the accumulator.
+        name: place of the quantizer, such as ``body.0.conv1.input``.
+        bits: width asked for.
+        grid: of its codes; None with an applied gate, which gives each image a grid of its own.
     """
 
     name: str
-    input: IntegerGrid | None
+    bits: int
+    grid: IntegerGrid | None
+
+    @property
+    def largest_magnitude(self) -> int:
+        """max |code|; a grid per image holds 0 and at most 2^bits - 1 steps."""
+        return step_count(self.bits) if self.grid is None else self.grid.largest_magnitude
+
+
+@dataclass(frozen=True)
+class IntegerConv:
+    """The integers of one convolution or linear layer; a field is None where the tensor stays in floating point.
+
+    Attributes:
+        name: module path in the network.
+        input: codes of the input, whichever quantizer wrote them.
+        weight: grid of the weight.
+        weight_codes: integers in int64, shape of the weight.
+        bias: float32, shape (out_channels,), in the unit of the output; None without a bias.
+        bias_codes: integers in int64 in steps of ``product / fineness``, in place of ``bias`` with ``integer_bias``.
+        product: float32 product of the two scales, the value of one step of the accumulator; None with a gate.
+        fineness: power of two by which weight codes are multiplied where the bias is an integer, else 1.
+    """
+
+    name: str
+    input: IntegerActivation | None
     weight: IntegerGrid | None
     weight_codes: torch.Tensor | None
     bias: torch.Tensor | None
-    bias_codes: torch.Tensor | None
-    product: float | None
+    bias_codes: torch.Tensor | None = None
+    product: float | None = None
+    fineness: int = 1
 
     @property
     def is_integer(self) -> bool:
@@ -56,86 +80,112 @@ class IntegerConv:
     def bound(self) -> int:
         """Largest magnitude any partial sum of the accumulator can reach, 0 for a convolution that is not integer.
 
-        ``max over output channels of ||w||_1 max|q| + |bias|``, in steps of ``product``.
+        ``max over output channels of ||w||_1 max|q| + |bias|``, in steps of ``product / fineness``.
         """
         if self.input is None or self.weight_codes is None:
             return 0
-        sums = self.weight_codes.abs().flatten(1).sum(1) * self.input.largest_magnitude
+        sums = self.weight_codes.abs().flatten(1).sum(1) * (self.input.largest_magnitude * self.fineness)
         if self.bias_codes is not None:
             sums = sums + self.bias_codes.abs()
         return int(sums.max())
 
 
-def read_convolutions(model: nn.Module, *, integer_bias: bool = False) -> dict[str, IntegerConv]:
-    """Return the integers of every ``QuantConv2d`` that has a quantizer, by module path, in order of registration.
+@dataclass(frozen=True)
+class IntegerNetwork:
+    """All integers of a network.
+
+    Attributes:
+        activations: by the module path of the quantizer.
+        layers: every layer with a quantized weight or a quantizer on its input, by module path.
+    """
+
+    activations: dict[str, IntegerActivation]
+    layers: dict[str, IntegerConv]
+
+
+def read_integers(
+    model: nn.Module, *, integer_bias: bool = False, sample: torch.Tensor | None = None
+) -> IntegerNetwork:
+    """Return the integers of ``model``, in order of registration. ``model`` runs once on ``sample``.
+
+    Args:
+        model: network in eval mode with quantizers.
+        integer_bias: put biases on the grid of the accumulator.
+        sample: input (N, C, H, W) that tells which quantizer feeds which layer; by default zeros of 32 x 32 pixels
+            with the channels of the first convolution.
 
     Raises:
-        ExportError: if no convolution is quantized, a quantizer is gated or does not quantize at present, a grid is
-            degenerate, or a bias does not fit int32.
+        ExportError: if no layer is quantized, a quantizer does not quantize at present, a grid is degenerate, a bias
+            does not fit int32, or the network does not run on the sample.
     """
-    found = {}
+    names = quantizer_names(model)
+    activations = {path: _activation(path, model.get_submodule(path)) for path in names}
+    sources = input_sources(model, sample)
+    layers = {}
     for name, module in model.named_modules():
-        if isinstance(module, QuantConv2d) and (module.input_quantizer or module.weight_quantizer) is not None:
-            found[name] = _read(name, module, integer_bias)
-    if not found:
+        if isinstance(module, QuantizedLayer) and (module.input_quantizer or module.weight_quantizer) is not None:
+            source = sources.get(name)
+            layers[name] = _layer(name, module, activations[source] if source else None, integer_bias)
+    if not layers:
         raise ExportError(
             "the network has no quantized convolution; quantize it first (insert_quantizers, or srq train), "
             "or export it in floating point with export_float_onnx"
         )
-    return found
+    return IntegerNetwork(activations, layers)
 
 
-def refuse_misplaced_quantizers(model: nn.Module) -> None:
-    """Check that every quantizer sits on the input or the weight of a convolution.
-
-    Raises:
-        ExportError: names the first quantizer that sits elsewhere and would be lost on the way to an engine.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name, module in modules.items():
-        if not isinstance(module, ActivationQuantizer | WeightQuantizer):
-            continue
-        parent, _, child = name.rpartition(".")
-        expected = "input_quantizer" if isinstance(module, ActivationQuantizer) else "weight_quantizer"
-        if not isinstance(modules[parent], QuantConv2d) or child != expected:
-            kind = type(modules[parent]).__name__
-            raise ExportError(
-                f"the quantizer '{name}' sits on a {kind}, and only the input and the weight of a convolution can be "
-                "written as integers so far; remove it or choose wiring 'paper'"
-            )
+def read_convolutions(
+    model: nn.Module, *, integer_bias: bool = False, sample: torch.Tensor | None = None
+) -> dict[str, IntegerConv]:
+    """Return those layers of ``read_integers`` that are convolutions."""
+    layers = read_integers(model, integer_bias=integer_bias, sample=sample).layers
+    return {name: layer for name, layer in layers.items() if isinstance(model.get_submodule(name), QuantConv2d)}
 
 
-def _read(name: str, conv: QuantConv2d, integer_bias: bool) -> IntegerConv:
-    activation = None if conv.input_quantizer is None else _activation_grid(name, conv.input_quantizer)
-    bias = None if conv.bias is None else conv.bias.detach().float()
-    if conv.weight_quantizer is None:
-        return IntegerConv(name, activation, None, None, bias, None, None)
-    weight = conv.weight.detach()
-    grid = _weight_grid(name, conv.weight_quantizer, weight)
-    codes = grid.codes(weight).long()
-    if activation is None:
-        return IntegerConv(name, None, grid, codes, bias, None, None)
-    product = float(torch.tensor(activation.scale) * torch.tensor(grid.scale))
+def finest_multiple(grid: IntegerGrid) -> int:
+    """Return the largest power of two by which all codes of ``grid`` can be multiplied within int8, at least 1."""
+    room = min(127 / max(grid.maximum, 1), 128 / max(-grid.minimum, 1))
+    return 2 ** max(math.floor(math.log2(room)), 0)
+
+
+def _layer(name: str, layer: QuantizedLayer, source: IntegerActivation | None, integer_bias: bool) -> IntegerConv:
+    given = layer.bias
+    bias = given.detach().float() if isinstance(given, torch.Tensor) else None
+    if layer.weight_quantizer is None:
+        return IntegerConv(name, source, None, None, bias)
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    grid = _weight_grid(name, layer.weight_quantizer, weight.detach())
+    codes = grid.codes(weight.detach()).long()
+    if source is None or source.grid is None:
+        return IntegerConv(name, source, grid, codes, bias)
+    product = float(torch.tensor(source.grid.scale) * torch.tensor(grid.scale))
     if bias is None or not integer_bias:
-        return IntegerConv(name, activation, grid, codes, bias, None, product)
-    return IntegerConv(name, activation, grid, codes, None, _bias_codes(name, bias, product), product)
+        return IntegerConv(name, source, grid, codes, bias, None, product)
+    fineness = finest_multiple(grid)
+    bias_codes = _bias_codes(name, bias, product / fineness)
+    return IntegerConv(name, source, grid, codes, None, bias_codes, product, fineness)
 
 
-def _activation_grid(name: str, quantizer: ActivationQuantizer) -> IntegerGrid:
+def _activation(path: str, quantizer: nn.Module) -> IntegerActivation:
+    assert isinstance(quantizer, ActivationQuantizer)
+    name = path.removesuffix("_quantizer")
     if quantizer.mode in ("observe", "float"):
         raise ExportError(
-            f"the input quantizer of '{name}' is in mode '{quantizer.mode}' and passes its input through; "
+            f"the quantizer '{path}' is in mode '{quantizer.mode}' and passes its input through; "
             "calibrate it and call set_mode('quantize')"
         )
-    if isinstance(quantizer, DDTBActivation) and bool(quantizer.gate_is_applied):
-        raise ExportError(
-            f"the input quantizer of '{name}' has an applied gate, so its scale changes with every image and an "
-            "integer graph cannot hold it yet; call apply_gate(False) to use the static bounds"
-        )
+    if is_gated(quantizer):
+        return IntegerActivation(name, quantizer.bits, None)
     try:
-        return quantizer.grid()
+        return IntegerActivation(name, quantizer.bits, quantizer.grid())
     except QuantizationError as error:
-        raise ExportError(f"the input of '{name}' has no integer grid: {error}") from error
+        raise ExportError(f"the quantizer '{path}' has no integer grid: {error}") from error
+
+
+def is_gated(quantizer: nn.Module) -> bool:
+    """Whether a gate scales the bounds of ``quantizer`` for each image."""
+    return isinstance(quantizer, DDTBActivation) and bool(quantizer.gate_is_applied)
 
 
 def _weight_grid(name: str, quantizer: WeightQuantizer, weight: torch.Tensor) -> IntegerGrid:
@@ -152,11 +202,11 @@ def _weight_grid(name: str, quantizer: WeightQuantizer, weight: torch.Tensor) ->
         raise ExportError(f"the weight of '{name}' has no integer grid: {error}") from error
 
 
-def _bias_codes(name: str, bias: torch.Tensor, product: float) -> torch.Tensor:
-    codes = torch.div(bias.double(), product).round()
+def _bias_codes(name: str, bias: torch.Tensor, step: float) -> torch.Tensor:
+    codes = torch.div(bias.double(), step).round()
     if not (torch.isfinite(codes).all() and (codes.abs() < INT32_LIMIT).all()):
         raise ExportError(
-            f"the bias of '{name}' needs integers beyond int32 in steps of {product:.3g} (input scale x weight scale); "
+            f"the bias of '{name}' needs integers beyond int32 in steps of {step:.3g} (input scale x weight scale); "
             "a bound or the weight is near zero: calibrate the quantizer again"
         )
     return codes.long()

@@ -1,9 +1,11 @@
 """ONNX Runtime on the CPU.
 
-It runs a convolution in integers (QLinearConv) only if the output of the convolution is quantized too. The wirings
-that can be exported so far quantize inputs and weights: weights are stored in int8 and activations are rounded to their
-codes, but the convolutions multiply the dequantized numbers in float32. The result is that of the integer simulation
-up to float32 rounding; the speed is that of the float network or below. ``precision_report()`` counts it.
+It runs a convolution in integers (QLinearConv) only if the output of the convolution is quantized too, after a ReLU at
+most: all of them in wiring ``deploy``, every first one of a block in ``paper``. The others multiply dequantized numbers
+in float32, which is slower than the float network. ``precision_report()`` counts both.
+
+QLinearConv takes integer biases only, so the file holds biases on the grid of the accumulator and its reference is
+``integer_simulator(model, engine="onnxruntime")``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ INTEGER_NODES = ("QLinearConv", "ConvInteger")
 FLOAT_NODES = ("Conv", "FusedConv")
 FLOAT_NOTE = (
     "ONNX Runtime runs a convolution in integers only if its output is quantized too; this file has float convolutions "
-    "over dequantized integers. Use OpenVINO for INT8 speed."
+    "over dequantized integers. Use wiring 'deploy', or OpenVINO for INT8 speed."
 )
 
 

@@ -1,4 +1,4 @@
-"""Writing QuantizeLinear / DequantizeLinear pairs around the convolutions of a float ONNX graph."""
+"""Writing QuantizeLinear / DequantizeLinear pairs in place of the markers of a traced graph."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ import torch
 
 from srq_nni.errors import ExportError, listing
 from srq_nni.quantization.grid import IntegerGrid
-from srq_nni.speedup.engine_rules import EngineRules
-from srq_nni.speedup.integers import IntegerConv
+from srq_nni.speedup.engine_rules import INT8, Container, EngineRules
+from srq_nni.speedup.integers import IntegerActivation, IntegerConv, IntegerNetwork, finest_multiple
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.markers import ACTIVATION, DOMAIN, WEIGHT
+from srq_nni.speedup.placement import Placement, hoist_above_concat
+
+LAYER_NODES = ("Conv", "Gemm", "MatMul")
 
 
 class QDQWriter:
-    """Changes ``proto`` in place so that its quantized convolutions read integers.
+    """Changes ``proto`` in place so that its quantized layers read integers.
 
-    Tensors and nodes are named after the module: ``body.0.conv1.input_q`` is QuantizeLinear, ``.input_clip`` Clip,
+    Tensors and nodes are named after the place: ``body.0.conv1.input_q`` is QuantizeLinear, ``.input_clip`` Clip,
     ``.input_dq`` DequantizeLinear; ``body.0.conv1.weight_q`` is the int8 weight. Scales and zero points are 0-d.
     In every case value = scale of DequantizeLinear x (code - zero point).
-    A tensor that several convolutions read on the same grid is quantized once, under the name of the first.
+    A tensor that several quantizers read on the same grid is quantized once, under the name of the first.
     """
 
     def __init__(self, proto: Any, rules: EngineRules) -> None:
@@ -29,29 +33,45 @@ class QDQWriter:
         self.graph = proto.graph
         self.rules = rules
         self.nodes: list[Any] = []
-        self._inputs: dict[tuple[str, IntegerGrid], str] = {}
+        self._names: dict[str, str] = {}  # of a marker's output -> the tensor that takes its place
+        self._image_codes: dict[str, tuple[str, str]] = {}  # of a gated marker's output -> (codes, step)
+        self._written: dict[tuple[str, IntegerGrid], str] = {}
         self._constants: set[str] = set()
 
-    def write(self, convolutions: Mapping[str, IntegerConv], weights: Mapping[str, torch.Tensor]) -> None:
-        """Write the integers of ``convolutions``; ``weights`` are their float weights, by the same names.
+    def write(self, integers: IntegerNetwork, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write ``integers``; ``weights`` are the float weights of its layers, by the same names.
 
         Raises:
-            ExportError: if the graph has no Conv node for one of them.
+            ExportError: if the graph never runs one of the layers, or codes fit nothing the engine takes.
         """
-        owners = {f"{name}.weight": name for name in convolutions}
-        missing = set(convolutions)
-        for node in self.graph.node:
-            name = owners.get(node.input[1]) if node.op_type == "Conv" else None
-            if name is not None:
-                missing.discard(name)
-                self._quantize(node, convolutions[name], weights[name])
-            else:
-                self.nodes.append(node)
+        if self.rules.quantizes_before_concat:
+            hoist_above_concat(self.graph, integers)
+        placement = Placement(self.graph)
+        missing = {name for name, layer in integers.layers.items() if layer.weight is not None}
+        owners: dict[str, str] = {}  # of a weight marker's output -> the layer
+        for node in list(self.graph.node):
+            if node.domain == DOMAIN:
+                name = node.attribute[0].s.decode()
+                if node.op_type == WEIGHT:
+                    missing.discard(name)
+                    owners[node.output[0]] = name
+                    self._names[node.output[0]] = self._weight(integers.layers[name])
+                else:
+                    assert node.op_type == ACTIVATION
+                    self._activation(node, integers.activations[name], placement.is_nonnegative(node.input[0]))
+                continue
+            self._other(node, integers, owners, placement)
         if missing:
             raise ExportError(
                 f"the traced network never runs the quantized convolution(s) {listing(sorted(missing))}; "
                 "remove their quantizers or export a network that uses them"
             )
+        self._replace_nodes()
+
+    def _replace_nodes(self) -> None:
+        for output in self.graph.output:  # a quantizer may end the network
+            if output.name in self._names:
+                self._node("Identity", [self._names[output.name]], output.name)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         read = {tensor for node in self.nodes for tensor in node.input}
@@ -59,76 +79,158 @@ class QDQWriter:
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
 
-    def _quantize(self, node: Any, layer: IntegerConv, weight: torch.Tensor) -> None:
-        if layer.input is not None:
-            node.input[0] = self._input(node.input[0], layer.name, layer.input)
-        if layer.weight is None or layer.weight_codes is None:
-            node.input[1] = self._constant(f"{layer.name}.weight_float", weight.numpy())
-        else:
-            node.input[1] = self._weight(layer.name, layer.weight, layer.weight_codes)
-        if layer.bias_codes is not None and layer.product is not None:
-            node.input[2] = self._bias(layer.name, layer.product, layer.bias_codes)
-        self.nodes.append(node)
-        if layer.bias is not None and layer.weight is not None and self.rules.adds_bias:
-            self._move_bias(node, layer.name, layer.bias)
+    def _activation(self, node: Any, activation: IntegerActivation, nonnegative: bool) -> None:
+        source, output = self._names.get(node.input[0], node.input[0]), node.output[0]
+        if activation.grid is None:
+            inputs = [self._names.get(name, name) for name in node.input[1:]]
+            self._gated_activation(source, output, activation, inputs, nonnegative)
+            return
+        known = self._written.get((source, activation.grid))
+        if known is None:
+            known = self._static_activation(source, activation, activation.grid, nonnegative)
+            self._written[source, activation.grid] = known
+        self._names[output] = known
 
-    def _input(self, source: str, name: str, grid: IntegerGrid) -> str:
-        """Return the dequantized ``source``; writes Q, the limit of the codes and DQ at its first use."""
-        known = self._inputs.get((source, grid))
-        if known is not None:
-            return known
-        shift, dtype = self.rules.zero_point, np.uint8 if self.rules.zero_point else np.int8
-        prefix = self._free_name(f"{name}.input")
+    def _static_activation(
+        self, source: str, activation: IntegerActivation, grid: IntegerGrid, nonnegative: bool
+    ) -> str:
+        """Write Q, the limit of the codes and DQ; return the dequantized tensor."""
+        container = self.rules.container(grid, nonnegative)
+        if container is None:
+            raise ExportError(
+                f"the codes of '{activation.name}' run from {grid.minimum} to {grid.maximum} at {grid.bits} bits, and "
+                f"{self.rules.name} takes int8 (-128 to 127) with zero point 0; "
+                "use 7 bits or fewer for DDTB, PAMS at 8 bits, or another engine"
+            )
+        prefix = self._free_name(activation.name)
         scale = self._constant(f"{prefix}_scale", np.array(grid.scale, np.float32))
-        zero = self._constant(f"{prefix}_zero_point", np.array(shift, dtype))
+        zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
+        low = 0 if nonnegative else grid.minimum
         value, step = source, scale
         if self.rules.clip == "float":
-            value = self._clip(prefix, source, [_limit(code, grid) for code in (grid.minimum, grid.maximum)])
+            value = self._clip(prefix, source, _value(low, grid), _value(grid.maximum, grid))
         if self.rules.rounds_first:
-            ratio = self._node("Div", [value, scale], f"{prefix}_div")
-            value = self._node("Round", [ratio], f"{prefix}_round")
+            value = self._node("Round", [self._node("Div", [value, scale], f"{prefix}_div")], f"{prefix}_round")
             step = self._constant("unit_scale", np.array(1, np.float32))
         codes = self._node("QuantizeLinear", [value, step, zero], f"{prefix}_q")
         if self.rules.clip == "integer":
-            codes = self._clip(prefix, codes, [np.array(code + shift, dtype) for code in (grid.minimum, grid.maximum)])
-        result = self._node("DequantizeLinear", [codes, scale, zero], f"{prefix}_dq")
-        self._inputs[source, grid] = result
-        return result
+            codes = self._clip_codes(prefix, codes, container, low, grid.maximum, nonnegative)
+        return self._node("DequantizeLinear", [codes, scale, zero], f"{prefix}_dq")
 
-    def _weight(self, name: str, grid: IntegerGrid, codes: torch.Tensor) -> str:
-        prefix = f"{name}.weight"
-        if f"{prefix}_q" in self._constants:
+    def _clip_codes(self, prefix: str, codes: str, container: Container, low: int, high: int, nonnegative: bool) -> str:
+        """Limit stored codes, unless the byte ends where they end."""
+        if (nonnegative or low == container.minimum) and high == container.maximum:
+            return codes
+        limits = (np.array(code + container.zero_point, container.dtype) for code in (low, high))
+        return self._clip(prefix, codes, *limits)
+
+    def _gated_activation(
+        self, source: str, output: str, activation: IntegerActivation, inputs: list[str], nonnegative: bool
+    ) -> None:
+        """Divide by the step of each image before a Q and DQ of scale 1; convolutions multiply by it afterwards.
+
+        Engines take constant scales only. Codes that do not fit a byte stay in floating point.
+        """
+        step, low, high = inputs
+        prefix = self._free_name(activation.name)
+        ratio = self._node("Div", [source, step], f"{prefix}_div")
+        rounded = self._node("Round", [ratio], f"{prefix}_round")
+        above = self._node("Max", [rounded, low], f"{prefix}_above")
+        codes = self._node("Min", [above, high], f"{prefix}_codes")
+        container = self._gated_container(activation, nonnegative)
+        unit = codes
+        if container is not None:
+            scale = self._constant(f"{prefix}_scale", np.array(1, np.float32))
+            zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
+            stored = self._node("QuantizeLinear", [codes, scale, zero], f"{prefix}_q")
+            unit = self._node("DequantizeLinear", [stored, scale, zero], f"{prefix}_dq")
+        else:
+            self._constant(f"{prefix}_scale", np.array(1, np.float32))
+        self._image_codes[output] = (unit, step)
+        self._names[output] = self._node("Mul", [unit, step], f"{prefix}_value")
+
+    def _gated_container(self, activation: IntegerActivation, nonnegative: bool) -> Container | None:
+        largest = activation.largest_magnitude
+        grid = IntegerGrid(1.0, -largest, largest, activation.bits)
+        found = self.rules.container(grid, nonnegative)
+        return found if found is None or found.holds(0 if nonnegative else -largest, largest) else None
+
+    def _weight(self, layer: IntegerConv) -> str:
+        """Write the stored weight; return the dequantized one."""
+        prefix = f"{layer.name}.weight"
+        if f"{prefix}_scale" in self._constants:
             return f"{prefix}_dq"
-        factor = 2 if self.rules.even_weights and bool(((codes >= -64) & (codes <= 63)).all()) else 1
-        quantized = self._constant(f"{prefix}_q", (codes * factor).numpy().astype(np.int8))
+        grid, codes = layer.weight, layer.weight_codes
+        assert grid is not None and codes is not None
+        container = INT8 if INT8.holds(grid.minimum, grid.maximum) else self.rules.container(grid, False)
+        if container is None:
+            raise ExportError(
+                f"the codes of '{prefix}' run from {grid.minimum} to {grid.maximum} at {grid.bits} bits, and "
+                f"{self.rules.name} takes int8 (-128 to 127) with zero point 0; "
+                "use 7 bits or fewer for DDTB, PAMS at 8 bits, or another engine"
+            )
+        factor = layer.fineness
+        if self.rules.even_weights:
+            factor = max(factor, min(2, finest_multiple(grid)))
+        stored = (codes * factor + container.zero_point).numpy().astype(container.dtype)
+        quantized = self._constant(f"{prefix}_q", stored)
         scale = self._constant(f"{prefix}_scale", np.array(grid.scale / factor, np.float32))
-        zero = self._constant(f"{prefix}_zero_point", np.array(0, np.int8))
+        zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
         return self._node("DequantizeLinear", [quantized, scale, zero], f"{prefix}_dq")
 
-    def _bias(self, name: str, product: float, codes: torch.Tensor) -> str:
-        prefix = f"{name}.bias"
+    def _other(self, node: Any, integers: IntegerNetwork, owners: Mapping[str, str], placement: Placement) -> None:
+        """Write a node that is no marker; a layer with an integer weight gets its bias and the step of each image."""
+        takes_weight = node.op_type in LAYER_NODES and len(node.input) > 1
+        owner = owners.get(node.input[1]) if takes_weight else None
+        codes, step = self._image_codes.get(node.input[0], ("", "")) if node.op_type == "Conv" and owner else ("", "")
+        for position, name in enumerate(node.input):
+            node.input[position] = self._names.get(name, name)
+        if owner is None or node.op_type != "Conv":
+            self.nodes.append(node)
+            return
+        layer = integers.layers[owner]
+        column = self._bias(node, layer, bool(step), placement)
+        self.nodes.append(node)
+        if step:
+            node.input[0] = codes
+            self._after(node, "Mul", step, "step")
+        if column:
+            self._after(node, "Add", column, "bias")
+
+    def _bias(self, node: Any, layer: IntegerConv, gated: bool, placement: Placement) -> str:
+        """Give ``node`` its bias, or return the constant that has to be added to its output."""
+        bias, step = layer.bias, (layer.product or 0.0) / layer.fineness
+        if layer.bias_codes is not None:
+            bias = layer.bias_codes.float() * step
+        if bias is None:
+            return ""
+        prefix = f"{layer.name}.bias"
+        if gated or (self.rules.needs_output_quantizer and not placement.is_requantized(node)):
+            del node.input[2]
+            return self._constant(f"{prefix}_column", bias.view(1, -1, 1, 1).numpy())
+        if layer.bias_codes is None:
+            return ""
         if self.rules.clip == "float":
-            return self._constant(f"{prefix}_on_grid", codes.numpy().astype(np.float32) * np.float32(product))
-        if f"{prefix}_q" in self._constants:
-            return f"{prefix}_dq"
-        quantized = self._constant(f"{prefix}_q", codes.numpy().astype(np.int32))
-        scale = self._constant(f"{prefix}_scale", np.array(product, np.float32))
-        return self._node("DequantizeLinear", [quantized, scale], f"{prefix}_dq")
+            node.input[2] = self._constant(f"{prefix}_on_grid", bias.numpy())
+            return ""
+        if f"{prefix}_q" not in self._constants:
+            quantized = self._constant(f"{prefix}_q", layer.bias_codes.numpy().astype(np.int32))
+            scale = self._constant(f"{prefix}_scale", np.array(step, np.float32))
+            self._node("DequantizeLinear", [quantized, scale], f"{prefix}_dq")
+        node.input[2] = f"{prefix}_dq"
+        return ""
 
-    def _move_bias(self, node: Any, name: str, bias: torch.Tensor) -> None:
-        """Write the bias as an Add after ``node``."""
-        output = node.output[0]
-        node.output[0] = f"{output}_before_bias"
-        del node.input[2]
-        column = self._constant(f"{name}.bias_column", bias.view(1, -1, 1, 1).numpy())
-        self.nodes.append(
-            self.onnx.helper.make_node("Add", [node.output[0], column], [output], name=f"{node.name}_bias")
-        )
+    def _after(self, node: Any, kind: str, operand: str, what: str) -> None:
+        """Put an operation between ``node`` (and what was put there before) and its consumers."""
+        last = self.nodes[-1]
+        output = last.output[0]
+        last.output[0] = f"{output}_before_{what}"
+        node_name = f"{node.name}_{what}"
+        self.nodes.append(self.onnx.helper.make_node(kind, [last.output[0], operand], [output], name=node_name))
 
-    def _clip(self, prefix: str, source: str, limits: list[np.ndarray]) -> str:
-        low = self._constant(f"{prefix}_min", limits[0])
-        high = self._constant(f"{prefix}_max", limits[1])
-        return self._node("Clip", [source, low, high], f"{prefix}_clip")
+    def _clip(self, prefix: str, source: str, low: np.ndarray, high: np.ndarray) -> str:
+        limits = [self._constant(f"{prefix}_min", low), self._constant(f"{prefix}_max", high)]
+        return self._node("Clip", [source, *limits], f"{prefix}_clip")
 
     def _node(self, kind: str, inputs: list[str], output: str) -> str:
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output))
@@ -141,7 +243,7 @@ class QDQWriter:
         return name
 
     def _free_name(self, prefix: str) -> str:
-        """Return ``prefix``, or ``prefix@2``, ``prefix@3`` ... for a module that runs several times."""
+        """Return ``prefix``, or ``prefix@2``, ``prefix@3`` ... for a quantizer that runs several times."""
         candidate, count = prefix, 1
         while f"{candidate}_scale" in self._constants:
             count += 1
@@ -149,6 +251,6 @@ class QDQWriter:
         return candidate
 
 
-def _limit(code: int, grid: IntegerGrid) -> np.ndarray:
+def _value(code: int, grid: IntegerGrid) -> np.ndarray:
     """Return the value of ``code`` as the engine computes it, a 0-d float32."""
     return np.array(code * np.float32(grid.scale), np.float32)

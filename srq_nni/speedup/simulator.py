@@ -12,8 +12,52 @@ import copy
 import torch
 from torch import nn
 
+from srq_nni.errors import ExportError
+from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
+from srq_nni.quantization.grid import IntegerGrid
 from srq_nni.quantization.layers import QuantConv2d
-from srq_nni.speedup.integers import FLOAT32_LIMIT, IntegerConv, read_convolutions
+from srq_nni.speedup.integers import FLOAT32_LIMIT, IntegerConv, is_gated, read_integers
+from srq_nni.speedup.markers import ImageCodes
+
+_CODES = "_srq_codes"
+
+
+class IntegerActivation2d(nn.Module):
+    """``scale * clamp(round(x / scale))``, which passes the codes on to the convolution that reads its result.
+
+    With a gate, scale and limits are those of each image, computed as an engine does, in floating point.
+    """
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.grid: IntegerGrid | None = None
+        self.image_codes: ImageCodes | None = None
+        if isinstance(quantizer, DDTBActivation) and is_gated(quantizer):
+            self.image_codes = ImageCodes(quantizer)
+        else:
+            self.grid = quantizer.grid()
+            device = quantizer.bounds()[0].device
+            self.register_buffer("scale", torch.tensor(self.grid.scale, device=device), persistent=False)
+
+    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the codes of ``x`` (N, ...) as integers held in float32, and their scale, 0-d or (N, 1, 1, 1)."""
+        if self.image_codes is not None:
+            step, low, high = self.image_codes(x)
+            return torch.minimum(torch.maximum(torch.div(x, step).round_(), low), high), step
+        assert self.grid is not None
+        scale = self.get_buffer("scale")
+        return torch.div(x, scale).round_().clamp_(self.grid.minimum, self.grid.maximum), scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` on the grid, float32."""
+        codes, scale = self.codes(x.float())
+        value = codes * scale
+        setattr(value, _CODES, (codes, scale, value._version))
+        return value
+
+    def extra_repr(self) -> str:
+        grid = self.grid
+        return "gated" if grid is None else f"codes {grid.minimum}..{grid.maximum}, scale={grid.scale:.4g}"
 
 
 class IntegerConv2d(nn.Module):
@@ -27,29 +71,27 @@ class IntegerConv2d(nn.Module):
     weight_codes: torch.Tensor
     bias: torch.Tensor | None
     bias_codes: torch.Tensor | None
-    input_scale: torch.Tensor
     product: torch.Tensor
 
     def __init__(self, conv: QuantConv2d, integers: IntegerConv) -> None:
         super().__init__()
-        assert integers.input is not None and integers.weight_codes is not None and integers.product is not None
-        self.grid = integers.input
+        assert integers.input is not None and integers.weight is not None and integers.weight_codes is not None
+        self.name = integers.name
+        self.gated = integers.product is None
         self.exact_in_float32 = integers.bound < FLOAT32_LIMIT
         shell = copy.copy(conv)  # gives stride, padding and padding mode; its parameters are never used
         shell._parameters, shell._modules = {"weight": None, "bias": None}, {}
         self._shell = (shell,)  # in a tuple, so that it is not a submodule
+        self.input_quantizer = conv.input_quantizer
         device = conv.weight.device
+        codes = integers.weight_codes.double().to(device) * integers.fineness
         bias_codes = None if integers.bias_codes is None else integers.bias_codes.double().view(-1, 1, 1).to(device)
         bias = None if integers.bias is None else integers.bias.view(-1, 1, 1).to(device)
-        self.register_buffer("weight_codes", integers.weight_codes.double().to(device), persistent=False)
+        step = integers.weight.scale if integers.product is None else integers.product / integers.fineness
+        self.register_buffer("weight_codes", codes, persistent=False)
         self.register_buffer("bias_codes", bias_codes, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
-        self.register_buffer("input_scale", torch.tensor(self.grid.scale, device=device), persistent=False)
-        self.register_buffer("product", torch.tensor(integers.product, device=device), persistent=False)
-
-    def input_codes(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the codes of ``x`` (N, C, H, W) as integers held in float32."""
-        return torch.div(x, self.input_scale).round_().clamp_(self.grid.minimum, self.grid.maximum)
+        self.register_buffer("product", torch.tensor(step, device=device), persistent=False)
 
     def accumulate(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the exact accumulator of input codes, plus ``bias_codes`` if there are any.
@@ -64,32 +106,68 @@ class IntegerConv2d(nn.Module):
         return total if self.bias_codes is None else total.add_(self.bias_codes.to(dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of ``x`` (N, C, H, W, float32) in the unit of the float network, float32."""
-        y = self.accumulate(self.input_codes(x.float())).float() * self.product
+        """Return the convolution of ``x`` (N, C, H, W, float32) in the unit of the float network, float32.
+
+        Raises:
+            ExportError: if ``x`` is not what a quantizer returned.
+        """
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        codes, scale, version = getattr(x, _CODES, (x, x, -1))
+        if x._version != version:
+            raise ExportError(
+                f"the input of '{self.name}' came from a quantizer when the network was read and does not now; "
+                "give a network that takes the same way for every image"
+            )
+        y = self.accumulate(codes).float() * self.product
+        if self.gated:
+            y = y * scale
         return y if self.bias is None else y + self.bias
 
-    def extra_repr(self) -> str:
-        return f"codes {self.grid.minimum}..{self.grid.maximum}, scale={self.grid.scale:.4g}"
 
-
-def integer_simulator(model: nn.Module, *, integer_bias: bool = False) -> nn.Module:
+def integer_simulator(
+    model: nn.Module, *, integer_bias: bool | None = None, engine: str | None = None, sample: torch.Tensor | None = None
+) -> nn.Module:
     """Return a float32 copy of ``model`` in eval mode that computes what an integer engine computes.
 
     A convolution with both operands quantized becomes an ``IntegerConv2d``. One with only one of them quantized, and
-    quantizers on other modules, keep their fake quantization, which engines also evaluate in floating point.
+    linear layers, keep their fake quantization, which engines also evaluate in floating point.
     ``model`` is not changed. The copy is for inference: it gives no gradient to weights or bounds.
 
+    Args:
+        model: network with quantizers.
+        integer_bias: biases on the grid of the accumulator; None does as ``engine`` wants it.
+        engine: ``openvino``, ``onnxruntime`` or ``tensorrt``; they differ in the bias alone (ONNX Runtime: integer).
+        sample: input (N, C, H, W) that tells which quantizer feeds which convolution; see ``read_integers``.
+
     Raises:
-        ExportError: if no convolution is quantized, a quantizer is gated or not in use, or a grid is degenerate.
+        ExportError: if no convolution is quantized, a quantizer is not in use, or a grid is degenerate.
     """
+    from srq_nni.speedup.engine_rules import get_rules
+
+    if integer_bias is None:
+        integer_bias = engine is not None and get_rules(engine).integer_bias
     network = copy.deepcopy(model).float().eval().requires_grad_(False)
-    for name, integers in read_convolutions(network, integer_bias=integer_bias).items():
-        if not integers.is_integer:
-            continue
-        conv = network.get_submodule(name)
-        assert isinstance(conv, QuantConv2d)
-        for path, module in list(network.named_modules(remove_duplicate=False)):
-            if module is conv:
-                parent, _, child = path.rpartition(".")
-                setattr(network.get_submodule(parent), child, IntegerConv2d(conv, integers))
+    integers = read_integers(network, integer_bias=integer_bias, sample=sample)
+    _replace(network, {id(network.get_submodule(path)): _quantizer(network, path) for path in integers.activations})
+    convolutions: dict[int, nn.Module] = {}
+    for name, layer in integers.layers.items():
+        module = network.get_submodule(name)
+        if layer.is_integer and isinstance(module, QuantConv2d):
+            convolutions[id(module)] = IntegerConv2d(module, layer)
+    _replace(network, convolutions)
     return network
+
+
+def _quantizer(network: nn.Module, path: str) -> nn.Module:
+    quantizer = network.get_submodule(path)
+    assert isinstance(quantizer, ActivationQuantizer)
+    return IntegerActivation2d(quantizer)
+
+
+def _replace(network: nn.Module, replacements: dict[int, nn.Module]) -> None:
+    """Put ``replacements``, by the id of the module, in every place where that module is registered."""
+    for path, module in list(network.named_modules(remove_duplicate=False)):
+        if id(module) in replacements and path:
+            parent, _, child = path.rpartition(".")
+            setattr(network.get_submodule(parent), child, replacements[id(module)])

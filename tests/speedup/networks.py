@@ -15,7 +15,7 @@ from srq_nni import compat
 from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.layers import attach_quantizer, calibrate
 from srq_nni.quantization.methods import METHODS
-from srq_nni.speedup.simulator import IntegerConv2d
+from srq_nni.speedup.simulator import IntegerActivation2d
 
 compat.prepare()
 
@@ -117,17 +117,19 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @torch.no_grad()
 def run_with_ties(simulator: nn.Module, x: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run an EDSR x2 simulator; return its output and a mask (N, 1, 2H, 2W) of the pixels that a tie can reach.
+    """Run an EDSR x2 simulator in ``paper`` wiring; return its output and a mask (N, 1, 2H, 2W).
+
+    The mask holds the pixels that a tie can reach.
 
     A tie is a value whose code is within ``margin`` steps of the neighbouring code: kernels that round float32 sums in
     another order may choose either.
     """
-    layers = [module for module in simulator.modules() if isinstance(module, IntegerConv2d)]
+    layers = [module for module in simulator.modules() if isinstance(module, IntegerActivation2d)]
     reached = x.new_zeros(x.shape[0], 1, *x.shape[2:])
 
     def look(layer: nn.Module, args: tuple[torch.Tensor]) -> None:
-        assert isinstance(layer, IntegerConv2d)
-        ratio = args[0].double() / layer.input_scale.double()
+        assert isinstance(layer, IntegerActivation2d) and layer.grid is not None
+        ratio = args[0].double() / layer.grid.scale
         tie = (ratio - ratio.floor() - 0.5).abs() < margin
         tie &= (ratio > layer.grid.minimum - 1) & (ratio < layer.grid.maximum + 1)
         radius = len(layers) - layers.index(layer) + 3  # the 3x3 convolutions from here to the output

@@ -16,6 +16,7 @@ from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, expor
 from srq_nni.speedup.engine import EngineSpeedup
 from srq_nni.speedup.openvino import count_lossy_weights, has_vnni
 from srq_nni.speedup.simulator import IntegerConv2d
+from tests.speedup.architectures import quantized
 from tests.speedup.networks import difference, edsr, mixed, photo, psnr, quantize, run_with_ties
 
 ROUNDING = 2e-3  # grey levels that float32 rounding of the unquantized layers may cost
@@ -50,7 +51,7 @@ def test_equal_to_the_simulator_away_from_ties(engine: str, method: str, bits: i
     if halves_weights(engine, speedup):
         pytest.skip("without VNNI oneDNN halves the weights of this network; see the tests of that")
     x = torch.cat([photo(40), photo(40, 200, 200)])
-    expected, tie = run_with_ties(integer_simulator(network), x, margin(engine, bits))
+    expected, tie = run_with_ties(integer_simulator(network, engine=engine), x, margin(engine, bits))
     output, _ = speedup.inference(x)
     assert tie.float().mean() < 0.7
     assert difference(output, expected)[~tie.expand_as(output)].max() < ROUNDING
@@ -62,7 +63,7 @@ def test_pams_8_bits_equal_to_the_simulator_away_from_ties(engine: str, tmp_path
     speedup = compressed(engine, network, tmp_path)
     if halves_weights(engine, speedup):
         pytest.skip("without VNNI oneDNN halves the weights of this network; see the tests of that")
-    expected, tie = run_with_ties(integer_simulator(network), photo(96), margin(engine, 8))
+    expected, tie = run_with_ties(integer_simulator(network, engine=engine), photo(96), margin(engine, 8))
     output, _ = speedup.inference(photo(96))
     assert tie.float().mean() < 0.95
     assert difference(output, expected)[~tie.expand_as(output)].max() < ROUNDING
@@ -98,7 +99,7 @@ def test_openvino_without_vnni_halves_wide_weights_and_says_so(method: str, bits
 def test_trained_weights_on_a_photo(engine: str, method: str, bits: int, tmp_path: Path, record_property: Any) -> None:
     network = edsr(method, bits, trained=True)
     speedup = compressed(engine, network, tmp_path)
-    expected, tie = run_with_ties(integer_simulator(network), photo(64), margin(engine, bits) / 4)
+    expected, tie = run_with_ties(integer_simulator(network, engine=engine), photo(64), margin(engine, bits) / 4)
     output, seconds = speedup.inference(photo(64))
     error = difference(output, expected)
     record_property("psnr", psnr(output, expected))
@@ -123,10 +124,13 @@ def test_openvino_runs_every_body_convolution_in_int8(tmp_path: Path) -> None:
 
 def test_onnxruntime_report_hides_nothing(tmp_path: Path) -> None:
     report = compressed("onnxruntime", edsr("pams", 4), tmp_path).precision_report()
-    assert (report.integer_convolutions, len(report.kernels)) == (0, 6)
+    assert (report.integer_convolutions, len(report.kernels)) == (1, 6)
+    network = quantized("SRResNet", "pams", 4, "paper")
+    report = compressed("onnxruntime", network, tmp_path).precision_report()
+    assert (report.integer_convolutions, len(report.kernels)) == (0, 8)
     assert report.notes == (
         "ONNX Runtime runs a convolution in integers only if its output is quantized too; this file has float "
-        "convolutions over dequantized integers. Use OpenVINO for INT8 speed.",
+        "convolutions over dequantized integers. Use wiring 'deploy', or OpenVINO for INT8 speed.",
     )
 
 
@@ -136,7 +140,7 @@ def test_batch_norm_groups_padding_and_reuse(engine: str, bits: int, tmp_path: P
     network = mixed(bits)
     output, _ = compressed(engine, network, tmp_path).inference(photo(48))
     with torch.no_grad():
-        expected = integer_simulator(network)(photo(48))
+        expected = integer_simulator(network, engine=engine)(photo(48))
     error = difference(output, expected)
     assert (error < ROUNDING).float().mean() > 0.9
     assert psnr(output, expected) > 50
@@ -155,7 +159,7 @@ def test_codes_are_right_up_to_a_millionth_of_a_step_from_a_tie(engine: str, bit
     away = torch.empty(ties.shape, dtype=torch.float64).uniform_(2e-7, 1e-6) * torch.randn(ties.shape).sign() * largest
     x = ((ties + away) * 3.21).float()
     with torch.no_grad():
-        expected = integer_simulator(network.eval())(x)
+        expected = integer_simulator(network.eval(), engine=engine)(x)
     assert torch.allclose(compressed(engine, network, tmp_path).inference(x)[0], expected, rtol=0, atol=1e-4)
 
 
@@ -176,7 +180,7 @@ def test_integer_bias_equals_its_simulator(engine: str, tmp_path: Path) -> None:
 def test_any_size_and_batch(engine: str, tmp_path: Path) -> None:
     network = edsr("pams", 3)
     speedup = compressed(engine, network, tmp_path)
-    simulator = integer_simulator(network)
+    simulator = integer_simulator(network, engine=engine)
     for shape in ((2, 24, 40), (1, 33, 17), (3, 8, 8)):
         x = photo(64)[..., : shape[1], : shape[2]].repeat(shape[0], 1, 1, 1)
         expected, tie = run_with_ties(simulator, x, margin(engine, 3))

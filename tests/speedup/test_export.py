@@ -45,10 +45,11 @@ def test_report_says_why_not(tmp_path: Path) -> None:
         "input_only": "its weight is not quantized",
     }
     report = export_onnx(edsr("pams", 4), tmp_path / "model.onnx", "onnxruntime")
-    assert {row.reason for row in report.layers} == {
-        "onnxruntime runs a convolution in integers only if its output is quantized"
-    }
-    assert "0 of 2 quantized convolutions in integers" in str(report)
+    assert [row.reason for row in report.layers] == [
+        "",
+        "onnxruntime runs a convolution in integers only if its output is quantized, and this one's goes to Add",
+    ]
+    assert "1 of 2 quantized convolutions in integers" in str(report)
     report = export_onnx(edsr("pams", 4), tmp_path / "model.onnx", "tensorrt")
     assert str(report).endswith("Written by NVIDIA's published rules; no TensorRT engine was built from it yet.")
 
@@ -73,9 +74,7 @@ def test_export_is_deterministic_and_leaves_the_model_alone(tmp_path: Path) -> N
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("method", "bits", "engine"), [("ddtb", 8, "openvino"), ("ddtb", 8, "tensorrt"), ("pams", 4, "onnx")]
-)
+@pytest.mark.parametrize(("method", "bits", "engine"), [("ddtb", 8, "tensorrt"), ("pams", 4, "onnx")])
 def test_failing_export_leaves_an_existing_file_untouched(method: str, bits: int, engine: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")

@@ -18,8 +18,9 @@ from srq_nni.quantization.layers import QuantConv2d, attach_quantizer
 from srq_nni.quantization.weight import PAMSWeight
 from srq_nni.speedup import integer_simulator
 from srq_nni.speedup.integers import FLOAT32_LIMIT, read_convolutions
-from srq_nni.speedup.simulator import IntegerConv2d
-from tests.speedup.networks import edsr, mixed, photo, psnr, quantize
+from srq_nni.speedup.simulator import IntegerActivation2d, IntegerConv2d
+from tests.speedup.architectures import quantized, randomize_norms
+from tests.speedup.networks import difference, edsr, mixed, photo, psnr, quantize
 
 
 def one_conv(bits: int, channels: int = 64, alpha: float = 6.0, method: str = "pams", **options: Any) -> Any:
@@ -36,6 +37,12 @@ def one_conv(bits: int, channels: int = 64, alpha: float = 6.0, method: str = "p
     return network.eval()
 
 
+def input_codes(simulated: IntegerConv2d, x: torch.Tensor) -> torch.Tensor:
+    """Return the codes of the input of a simulated convolution."""
+    assert isinstance(simulated.input_quantizer, IntegerActivation2d)
+    return simulated.input_quantizer.codes(x)[0]
+
+
 def only_layer(simulator: nn.Module) -> IntegerConv2d:
     """Return the simulated convolution of ``one_conv``."""
     layer = simulator.get_submodule("0")
@@ -45,7 +52,7 @@ def only_layer(simulator: nn.Module) -> IntegerConv2d:
 
 def int64_accumulator(simulated: IntegerConv2d, x: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
     """Return the accumulator by int64 products of unfolded codes, without any floating point convolution."""
-    codes = simulated.input_codes(x).long()
+    codes = input_codes(simulated, x).long()
     weight = simulated.weight_codes.long()
     padded = F.pad(codes, [padding] * 4)
     patches = padded.unfold(2, weight.shape[2], stride).unfold(3, weight.shape[3], stride)
@@ -59,7 +66,7 @@ def test_accumulator_equals_int64_arithmetic(method: str, bits: int, batch: int,
     network = one_conv(bits, method=method)
     simulated = only_layer(integer_simulator(network))
     x = torch.randn(batch, 64, size, size, generator=torch.Generator().manual_seed(0)) * 4
-    total = simulated.accumulate(simulated.input_codes(x))
+    total = simulated.accumulate(input_codes(simulated, x))
     assert torch.equal(total.long(), int64_accumulator(simulated, x, 1, 1))
     assert torch.equal(total, total.round())
 
@@ -72,7 +79,7 @@ def test_bound_beyond_float32_is_still_exact() -> None:
     assert layer.bound > FLOAT32_LIMIT
     simulated = only_layer(integer_simulator(network))
     x = torch.rand(1, 1200, 7, 7, generator=torch.Generator().manual_seed(0)) * 0.3 + 5.7
-    total = simulated.accumulate(simulated.input_codes(x))
+    total = simulated.accumulate(input_codes(simulated, x))
     expected = int64_accumulator(simulated, x, 1, 1)
     assert expected.max() > FLOAT32_LIMIT
     assert torch.equal(total.long(), expected)
@@ -81,7 +88,7 @@ def test_bound_beyond_float32_is_still_exact() -> None:
 def test_stride_is_kept() -> None:
     simulated = only_layer(integer_simulator(one_conv(4, stride=2)))
     x = torch.randn(1, 64, 12, 12, generator=torch.Generator().manual_seed(0)) * 4
-    assert torch.equal(simulated.accumulate(simulated.input_codes(x)).long(), int64_accumulator(simulated, x, 2, 1))
+    assert torch.equal(simulated.accumulate(input_codes(simulated, x)).long(), int64_accumulator(simulated, x, 2, 1))
 
 
 def test_output_is_product_times_accumulator_plus_bias() -> None:
@@ -92,16 +99,20 @@ def test_output_is_product_times_accumulator_plus_bias() -> None:
     assert torch.equal(simulated(x), total * simulated.product + network[0].bias.detach().view(-1, 1, 1))
 
 
-def test_integer_bias_is_added_to_the_accumulator() -> None:
-    network = one_conv(8)
+@pytest.mark.parametrize(("bits", "fineness"), [(8, 1), (4, 16), (2, 64)])
+def test_integer_bias_is_added_to_the_accumulator(bits: int, fineness: int) -> None:
+    """Weight codes of few bits are multiplied, so that the steps of the bias are as fine as a byte allows."""
+    network = one_conv(bits)
     simulated = only_layer(integer_simulator(network, integer_bias=True))
     layer = read_convolutions(network, integer_bias=True)["0"]
-    assert layer.bias_codes is not None and layer.bias is None
-    expected = torch.round(network[0].bias.detach().double() / layer.product).long()
+    assert layer.bias_codes is not None and layer.bias is None and layer.product is not None
+    assert layer.fineness == fineness
+    expected = torch.round(network[0].bias.detach().double() / layer.product * fineness).long()
     assert torch.equal(layer.bias_codes, expected)
     x = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
     total = int64_accumulator(simulated, x, 1, 1) + expected.view(-1, 1, 1)
-    assert torch.equal(simulated(x), total.float() * simulated.product)
+    assert torch.equal(simulated(x), total.float() * (layer.product / fineness))
+    assert simulated.weight_codes.abs().max() <= 128
 
 
 def test_autocast_does_not_touch_it() -> None:
@@ -129,14 +140,16 @@ def test_close_to_fake_quantization_with_trained_weights(method: str, bits: int)
         assert psnr(integer_simulator(network)(photo(64)), network(photo(64))) > 50
 
 
-def test_a_rounded_bias_is_not_what_was_trained() -> None:
-    """Why ``integer_bias`` is off by default: at 4 bits a step of the accumulator is larger than most biases."""
-    network = edsr("pams", 4, trained=True)
+@pytest.mark.parametrize(
+    ("method", "bits", "least"), [("pams", 8, 50), ("pams", 4, 25), ("ddtb", 8, 65), ("ddtb", 4, 40)]
+)
+def test_a_rounded_bias_is_not_what_was_trained(method: str, bits: int, least: float) -> None:
+    """Why ``integer_bias`` is off where the engine leaves the choice."""
+    network = edsr(method, bits, trained=True)
     with torch.no_grad():
         expected = network(photo(64))
         rounded = psnr(integer_simulator(network, integer_bias=True)(photo(64)), expected)
-        assert rounded < 40
-        assert psnr(integer_simulator(network)(photo(64)), expected) > rounded + 15
+        assert least < rounded < psnr(integer_simulator(network)(photo(64)), expected) - 5
 
 
 def test_one_sided_layers_stay_fake_quantized() -> None:
@@ -180,7 +193,7 @@ def test_observing_quantizer_is_refused() -> None:
     with pytest.raises(ExportError) as error:
         integer_simulator(network)
     assert str(error.value) == (
-        "the input quantizer of '0' is in mode 'observe' and passes its input through; "
+        "the quantizer '0.input_quantizer' is in mode 'observe' and passes its input through; "
         "calibrate it and call set_mode('quantize')"
     )
 
@@ -195,18 +208,56 @@ def test_switched_off_weight_quantizer_is_refused() -> None:
     )
 
 
-def test_gated_quantizer_is_refused() -> None:
-    network = nn.Sequential(nn.Conv2d(16, 4, 3))
-    quantizer = DDTBActivation(4)
-    quantizer.add_gate(Gate(16))
+@pytest.mark.parametrize("statistics", ["per_sample", "official"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_gate_gives_each_image_the_grid_that_fake_quantization_gives_it(bits: int, statistics: Any) -> None:
+    torch.manual_seed(bits)
+    quantizer = DDTBActivation(bits, gate_statistics=statistics)
+    gate = Gate(16)
+    nn.init.normal_(gate.expand.weight)
+    randomize_norms(gate)
+    quantizer.add_gate(gate)
     quantizer.apply_gate(True)
-    attach_quantizer(network, "0", "_input_0", quantizer)
-    attach_quantizer(network, "0", "weight", PAMSWeight(4))
+    x = torch.randn(3, 16, 12, 12) * torch.tensor([1.0, 6.0, 20.0]).view(3, 1, 1, 1)
+    with torch.no_grad():
+        codes, step = IntegerActivation2d(quantizer.eval())(x), IntegerActivation2d(quantizer).codes(x)[1]
+        assert torch.equal(codes, quantizer(x))
+    assert step.shape == (3, 1, 1, 1)
+    assert statistics == "official" or len(step.unique()) == 3
+
+
+def test_a_gated_convolution_does_not_depend_on_its_batch() -> None:
+    network = quantized("EDSR", "ddtb", 4, "deploy", gated=True)
+    simulator = integer_simulator(network)
+    batch = torch.cat([photo(32), photo(32, 200, 200)])
+    with torch.no_grad():
+        together = simulator(batch)
+        alone = torch.cat([simulator(image[None]) for image in batch])
+        assert difference(together, alone).max() < 1e-3  # float layers round by batch size
+        assert psnr(together, network(batch)) > 100
+
+
+def test_a_network_that_changes_its_way_is_refused() -> None:
+    class Changing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3)
+            self.place = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.place(x)
+            return self.conv(y if x.abs().max() < 1 else y + 1)
+
+    network = Changing()
+    attach_quantizer(network, "place", "_output_0", PAMSActivation(4))
+    attach_quantizer(network, "conv", "weight", PAMSWeight(4))
+    simulator = integer_simulator(network.eval())
+    simulator(torch.rand(1, 3, 8, 8) / 2)
     with pytest.raises(ExportError) as error:
-        integer_simulator(network)
+        simulator(torch.full((1, 3, 8, 8), 2.0))
     assert str(error.value) == (
-        "the input quantizer of '0' has an applied gate, so its scale changes with every image and an integer graph "
-        "cannot hold it yet; call apply_gate(False) to use the static bounds"
+        "the input of 'conv' came from a quantizer when the network was read and does not now; "
+        "give a network that takes the same way for every image"
     )
 
 
@@ -219,7 +270,9 @@ def test_bad_weights_and_bounds_are_refused() -> None:
     network = one_conv(4)
     with torch.no_grad():
         network[0].input_quantizer.alpha.fill_(float("nan"))
-    with pytest.raises(ExportError, match=r"^the input of '0' has no integer grid: scale: nan is not allowed"):
+    with pytest.raises(
+        ExportError, match=r"^the quantizer '0\.input_quantizer' has no integer grid: scale: nan is not allowed"
+    ):
         integer_simulator(network)
     network = one_conv(4, alpha=1e-5)
     with torch.no_grad():

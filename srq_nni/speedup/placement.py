@@ -1,0 +1,64 @@
+"""What stands before and after a quantizer in a traced graph: engines decide by it what runs in integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from srq_nni.speedup.integers import IntegerNetwork
+from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.markers import ACTIVATION, DOMAIN
+
+
+class Placement:
+    """Producers and consumers of the tensors of a graph that still has its markers."""
+
+    def __init__(self, graph: Any) -> None:
+        self._producers = {output: node for node in graph.node for output in node.output}
+        self._consumers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self._consumers.setdefault(name, []).append(node)
+
+    def is_nonnegative(self, tensor: str) -> bool:
+        """Whether ``tensor`` comes from a ReLU, through quantizers at most."""
+        node = self._producers.get(tensor)
+        while node is not None and _is_quantizer(node):
+            node = self._producers.get(node.input[0])
+        return node is not None and node.op_type == "Relu"
+
+    def is_requantized(self, node: Any) -> bool:
+        """Whether the output of a convolution goes to one quantizer with constant bounds and nowhere else.
+
+        A ReLU may stand between the two.
+        """
+        readers = self._consumers.get(node.output[0], [])
+        if len(readers) == 1 and readers[0].op_type == "Relu":
+            readers = self._consumers.get(readers[0].output[0], [])
+        return len(readers) == 1 and _is_quantizer(readers[0]) and len(readers[0].input) == 1
+
+
+def hoist_above_concat(graph: Any, integers: IntegerNetwork) -> None:
+    """Repeat a quantizer that alone reads a Concat on each input of it, in place."""
+    onnx = import_or_explain("onnx", "onnx")
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes = []
+    for node in graph.node:
+        following = readers.get(node.output[0], [])
+        if node.op_type == "Concat" and len(following) == 1 and _is_quantizer(following[0]):
+            name = following[0].attribute[0].s.decode()
+            if integers.activations[name].grid is not None:
+                for position, tensor in enumerate(node.input):
+                    hoisted = f"{node.output[0]}_part_{position}"
+                    nodes.append(onnx.helper.make_node(ACTIVATION, [tensor], [hoisted], domain=DOMAIN, name=name))
+                    nodes[-1].attribute.extend(following[0].attribute)
+                    node.input[position] = hoisted
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _is_quantizer(node: Any) -> bool:
+    return bool(node.domain == DOMAIN and node.op_type == ACTIVATION)
