@@ -24,7 +24,17 @@ from srq_nni.quantization.targets import is_quantizer_name
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
-COMPARED = ("quantizer", "bits", "wiring", "config_list", "percentile", "limit_levels", "gate_statistics")
+COMPARED = (
+    "quantizer",
+    "bits",
+    "wiring",
+    "head",
+    "tail",
+    "config_list",
+    "percentile",
+    "limit_levels",
+    "gate_statistics",
+)
 TRAINING_ONLY = ("calibration", "gate_gradient")  # settings of an entry that do not change what the network computes
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from srq_nni.compression.options import QuantizationOptions, options_from
-from srq_nni.compression.presets import find_preset
+from srq_nni.compression.presets import BOTH, Preset, find_preset
 from srq_nni.compression.profiles import SWITCHES, default_of
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.targets import INPUT, WEIGHT
@@ -28,8 +28,8 @@ def config_list(
         method: ``pams`` or ``ddtb``.
         bits: 2 to 8 for all tensors, or ``{"weight": .., "activation": ..}``.
         wiring: ``paper`` (the default), ``deploy`` or ``official`` (the default with ``profile="official"``).
-        options: ``profile``, ``calibration``, ``percentile``, ``limit_levels``, ``gate_statistics`` and
-            ``gate_gradient``, as in the ``quantization`` block.
+        options: ``head``, ``tail``, ``profile``, ``calibration``, ``percentile``, ``limit_levels``, ``gate_statistics``
+            and ``gate_gradient``, as in the ``quantization`` block.
 
     Raises:
         OptionError: for an unknown architecture, method, wiring, option or bit width.
@@ -44,25 +44,29 @@ def sites_config_list(arch_or_model: str | nn.Module, options: QuantizationOptio
     if options.config_list is not None:
         return options.config_list
     preset = find_preset(arch_or_model)
+    body = [_entry(options, preset, [pattern], targets) for pattern, targets in preset.wirings[options.wiring]]
+    ends = [(options.head, preset.head), (options.tail, preset.tail)]
+    return body + [_entry(options, preset, list(end), BOTH, bits) for bits, end in ends if bits is not None]
+
+
+def _entry(
+    options: QuantizationOptions, preset: Preset, patterns: list[str], targets: Sequence[str], bits: int | None = None
+) -> dict[str, Any]:
+    """Return one entry; ``bits`` of both tensors where they are not those of the body."""
     method = METHODS[options.quantizer]
-    entries = []
-    for pattern, targets in preset.wirings[options.wiring]:
-        settings = {}
-        for target in targets:
-            allowed = method.weight_options if target == WEIGHT else method.activation_options
-            published = preset.weight_percentile if target == WEIGHT else preset.percentile
-            percentile = published if options.percentile is None else options.percentile
-            given = {key: getattr(options, key) for key, switch in SWITCHES.items() if switch.per_tensor}
-            said = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}
-            said["percentile"] = percentile
-            chosen = {key: value for key, value in said.items() if key in allowed}
-            settings[target] = {"quant_dtype": f"int{options.bits_of(target)}", **chosen}
-        entries.append(
-            {
-                "op_names_re": [pattern],
-                "target_names": list(targets),
-                "quant_dtype": f"int{options.bits_of(INPUT)}",
-                "target_settings": settings,
-            }
-        )
-    return entries
+    settings = {}
+    for target in targets:
+        allowed = method.weight_options if target == WEIGHT else method.activation_options
+        published = preset.weight_percentile if target == WEIGHT else preset.percentile
+        percentile = published if options.percentile is None else options.percentile
+        given = {key: getattr(options, key) for key, switch in SWITCHES.items() if switch.per_tensor}
+        said = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}
+        said["percentile"] = percentile
+        chosen = {key: value for key, value in said.items() if key in allowed}
+        settings[target] = {"quant_dtype": f"int{bits or options.bits_of(target)}", **chosen}
+    return {
+        "op_names_re": patterns,
+        "target_names": list(targets),
+        "quant_dtype": f"int{bits or options.bits_of(INPUT)}",
+        "target_settings": settings,
+    }

@@ -17,6 +17,8 @@ from srq_nni.quantization.targets import WEIGHT
 BESIDE_CONFIG_LIST = {
     "bits": "give quant_dtype there",
     "wiring": "its entries are the wiring",
+    "head": "name the convolutions there",
+    "tail": "name the convolutions there",
     **{key: "give it in target_settings there" for key, switch in SWITCHES.items() if switch.per_tensor},
 }
 GATE_KEYS = ("static_iters", "dynamic_ratio", "gate_loss_weight", "gate_statistics", "gate_gradient")
@@ -43,6 +45,8 @@ class QuantizationOptions(BaseModel):
         bits: 2 to 8, or ``{weight: .., activation: ..}``; needed unless there is a config_list.
         profile: ``official`` sets all keys below, up to ``feature``, to what the papers' released code does.
         wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
+        head: bits of the convolutions before the body, 2 to 8; floating point if missing, as in both papers.
+        tail: bits of those after it (last body convolution, upsampler, output); a float tail bounds the speed.
         config_list: NNI's format, instead of the preset.
         calibration: how activation bounds start; the allowed names depend on the quantizer.
         calibration_iters: number of iterations of the first phase: PAMS trains while its bounds follow the running
@@ -62,6 +66,8 @@ class QuantizationOptions(BaseModel):
     bits: int | Bits | None = None
     profile: str = "default"
     wiring: str = default_of("wiring")
+    head: int | None = None
+    tail: int | None = None
     config_list: list[dict[str, Any]] | None = None
     calibration: str | None = None
     calibration_iters: int = Field(default=default_of("calibration_iters"), ge=0)
@@ -83,6 +89,11 @@ class QuantizationOptions(BaseModel):
         if set(bits) != {"weight", "activation"}:
             raise OptionError(f"bits: keys {listing(bits)} are not allowed; give both 'weight' and 'activation'")
         return {tensor: check_bits(width, name=f"bits.{tensor}") for tensor, width in bits.items()}
+
+    @field_validator("head", "tail", mode="before")
+    @classmethod
+    def _end_bits_in_range(cls, bits: Any, info: ValidationInfo) -> Any:
+        return None if bits is None else check_bits(bits, name=str(info.field_name))
 
     @field_validator("quantizer")
     @classmethod

@@ -19,6 +19,7 @@ from srq_nni.compression.options import QuantizationOptions
 from srq_nni.quantization.activation import DDTBActivation, Mode
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate
+from srq_nni.quantization.grid import MAX_BITS
 from srq_nni.quantization.layers import activation_quantizers, set_bounds_from_statistics, set_mode
 from srq_nni.quantization.weight import WeightQuantizer
 
@@ -82,10 +83,13 @@ def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
 
     Args:
         model: network that has observed.
-        ratio: share of the quantizers that get a gate.
+        ratio: share of the quantizers that get a gate. Those of 8 bits (a head, a tail) get none beside narrower ones:
+            their codes would not fit a byte.
     """
     set_bounds_from_statistics(model)
     quantizers = ddtb_quantizers(model)
+    narrow = {name: quantizer for name, quantizer in quantizers.items() if quantizer.bits < MAX_BITS}
+    quantizers = narrow or quantizers
     chosen = choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, ratio)
     for name in chosen:
         quantizers[name].add_gate(Gate(int(quantizers[name].channels)))

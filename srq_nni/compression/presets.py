@@ -25,6 +25,7 @@ class Preset:
         percentile: M of DDTB's activation bounds.
         weight_percentile: M of DDTB's weights.
         dynamic_ratio: share of activation quantizers that DDTB gives a gate.
+        head, tail: patterns of the convolutions before and after the body, which both papers leave in floating point.
     """
 
     wirings: Mapping[str, Entries]
@@ -32,6 +33,8 @@ class Preset:
     percentile: float
     weight_percentile: float
     dynamic_ratio: float
+    head: tuple[str, ...]
+    tail: tuple[str, ...]
 
 
 _NO_BN_BLOCKS: Mapping[str, Entries] = {
@@ -74,10 +77,28 @@ _SRRESNET: Mapping[str, Entries] = {
 }
 
 PRESETS: dict[str, Preset] = {
-    "EDSR": Preset(_NO_BN_BLOCKS, "upsample", 99.0, 99.0, 0.3),
-    "MSRResNet": Preset(_NO_BN_BLOCKS, "upconv1", 99.0, 99.0, 0.3),
-    "RDN": Preset(_RDN, "UPNet", 95.0, 100.0, 0.5),
-    "SRResNet": Preset(_SRRESNET, "upscale", 99.0, 99.0, 0.1),
+    "EDSR": Preset(
+        _NO_BN_BLOCKS,
+        "upsample",
+        99.0,
+        99.0,
+        0.3,
+        (r"conv_first$",),
+        (r"conv_after_body$", r"upsample\.[024]$", r"conv_last$"),
+    ),
+    "MSRResNet": Preset(
+        _NO_BN_BLOCKS, "upconv1", 99.0, 99.0, 0.3, (r"conv_first$",), (r"upconv[12]$", r"conv_hr$", r"conv_last$")
+    ),
+    "RDN": Preset(_RDN, "UPNet", 95.0, 100.0, 0.5, (r"SFENet[12]$",), (r"UPNet\.[024]$",)),
+    "SRResNet": Preset(
+        _SRRESNET,
+        "upscale",
+        99.0,
+        99.0,
+        0.1,
+        (r"conv_input$",),
+        (r"conv_mid$", r"upscale\.[03]$", r"conv_output$"),
+    ),
 }
 
 

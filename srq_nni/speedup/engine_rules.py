@@ -59,8 +59,8 @@ class EngineRules:
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
             most.
-        quantizes_before_concat: write a quantizer that follows a Concat on each of its inputs as well, where it ends
-            the convolution there. It changes no value: rounding to a grid twice is rounding to it once.
+        hoists_quantizers: write a quantizer that follows a Concat or DepthToSpace on its inputs as well, where it ends
+            the convolution there.
         pads_codes: a Pad between DequantizeLinear and a convolution does not keep it from running in integers.
         note: what a reader of a report about this engine has to know.
     """
@@ -73,7 +73,7 @@ class EngineRules:
     even_weights: bool = False
     integer_bias: bool = False
     needs_output_quantizer: bool = False
-    quantizes_before_concat: bool = False
+    hoists_quantizers: bool = False
     pads_codes: bool = False
     note: str = ""
 
@@ -103,7 +103,7 @@ ENGINES = {
         zero_points=True,
         integer_bias=True,
         needs_output_quantizer=True,
-        quantizes_before_concat=True,
+        hoists_quantizers=True,
     ),
     "tensorrt": EngineRules(
         "tensorrt", clip="float", note="Written by NVIDIA's published rules; no TensorRT engine was built from it yet."

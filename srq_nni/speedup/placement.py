@@ -8,6 +8,8 @@ from srq_nni.speedup.integers import IntegerNetwork
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.markers import ACTIVATION, DOMAIN
 
+MOVES_VALUES = ("Concat", "DepthToSpace")
+
 
 class Placement:
     """Producers and consumers of the tensors of a graph that still has its markers."""
@@ -37,8 +39,12 @@ class Placement:
         return len(readers) == 1 and _is_quantizer(readers[0]) and len(readers[0].input) == 1
 
 
-def hoist_above_concat(graph: Any, integers: IntegerNetwork) -> None:
-    """Repeat a quantizer that alone reads a Concat on each input of it, in place."""
+def hoist_quantizers(graph: Any, integers: IntegerNetwork) -> None:
+    """Repeat a quantizer that alone reads an operation which only moves values on each input of that, in place.
+
+    Rounding to a grid twice is rounding to it once, so no value changes; the convolution before it then ends in a
+    quantizer.
+    """
     onnx = import_or_explain("onnx", "onnx")
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
@@ -47,7 +53,7 @@ def hoist_above_concat(graph: Any, integers: IntegerNetwork) -> None:
     nodes = []
     for node in graph.node:
         following = readers.get(node.output[0], [])
-        if node.op_type == "Concat" and len(following) == 1 and _is_quantizer(following[0]):
+        if node.op_type in MOVES_VALUES and len(following) == 1 and _is_quantizer(following[0]):
             name = following[0].attribute[0].s.decode()
             if integers.activations[name].grid is not None:
                 for position, tensor in enumerate(node.input):

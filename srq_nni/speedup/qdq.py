@@ -14,7 +14,7 @@ from srq_nni.speedup.engine_rules import INT8, Container, EngineRules
 from srq_nni.speedup.integers import IntegerActivation, IntegerConv, IntegerNetwork, finest_multiple
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.markers import ACTIVATION, DOMAIN, WEIGHT
-from srq_nni.speedup.placement import Placement, hoist_above_concat
+from srq_nni.speedup.placement import Placement, hoist_quantizers
 
 LAYER_NODES = ("Conv", "Gemm", "MatMul")
 
@@ -44,8 +44,8 @@ class QDQWriter:
         Raises:
             ExportError: if the graph never runs one of the layers, or codes fit nothing the engine takes.
         """
-        if self.rules.quantizes_before_concat:
-            hoist_above_concat(self.graph, integers)
+        if self.rules.hoists_quantizers:
+            hoist_quantizers(self.graph, integers)
         placement = Placement(self.graph)
         missing = {name for name, layer in integers.layers.items() if layer.weight is not None}
         owners: dict[str, str] = {}  # of a weight marker's output -> the layer

@@ -79,6 +79,15 @@ def test_gates_go_to_the_layers_with_the_greatest_intensity(network: torch.nn.Mo
     assert len(gate_parameters(network)) == 2 * 4  # two convolutions and the batch norm's pair
 
 
+def test_a_tail_of_8_bits_gets_no_gate(images: torch.Tensor) -> None:
+    network = insert_quantizers(build_float(NETWORK), options_from({**DDTB, "head": 8, "tail": 8}))
+    for batch in images:
+        with observing(network):
+            network(batch)
+    chosen = start_bounds_and_gates(network, 1.0)
+    assert sorted(chosen) == [f"body.{block}.conv{conv}.input_quantizer" for block in (0, 1) for conv in (1, 2)]
+
+
 def test_gates_are_held_then_applied(network: torch.nn.Module, images: torch.Tensor) -> None:
     for batch in images:
         with observing(network):

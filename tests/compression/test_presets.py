@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from nni.compression.base.config import select_modules_by_config
+from torch import nn
 
 import srq_nni
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.compression.blocks import expose_sites
+from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS, WIRINGS, find_preset
 from srq_nni.compression.sites import quantization_sites
+from srq_nni.errors import OptionError
 from srq_nni.quantization.layers import INPUT, WEIGHT
 
 RDN = {"type": "RDN", "num_feat": 8, "num_block": 2, "num_layer": 3, "num_grow_ch": 4, "upscale": 2}
@@ -90,3 +93,31 @@ def test_paper_is_the_default_wiring() -> None:
 @pytest.mark.parametrize("arch", PRESETS)
 def test_every_preset_knows_all_wirings(arch: str) -> None:
     assert tuple(find_preset(arch).wirings) == WIRINGS
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+@pytest.mark.parametrize("scale", [2, 4])
+def test_head_and_tail_are_all_that_the_body_leaves(arch: str, scale: int) -> None:
+    """With both at 8 bits every convolution of the network is quantized, each once."""
+    sizes = {"RDN": {"num_layer": 3, "num_grow_ch": 4}, "EDSR": {"num_in_ch": 3, "num_out_ch": 3}}.get(arch, {})
+    network = expose_sites(build_float({"type": arch, "num_feat": 8, "num_block": 2, "upscale": scale, **sizes}))
+    entries = srq_nni.config_list(network, "pams", 4, head=8, tail=8)
+    sites = quantization_sites(network, entries, "pams")
+    quantized = {site.module: site.bits for site in sites if site.target == WEIGHT}
+    convolutions = [name for name, module in network.named_modules() if isinstance(module, nn.Conv2d)]
+    assert list(quantized) == convolutions
+    body = {site.module for site in quantization_sites(network, srq_nni.config_list(network, "pams", 4), "pams")}
+    assert {name for name, bits in quantized.items() if bits == 4} == body
+    inputs = {site.module: site.bits for site in sites if site.target == INPUT}
+    assert inputs == quantized
+
+
+def test_head_and_tail_are_checked() -> None:
+    with pytest.raises(OptionError) as error:
+        srq_nni.config_list("EDSR", "pams", 4, tail=9)
+    assert str(error.value) == (
+        "quantization: tail: 9 is not a bit width that can be quantized to; give an integer from 2 to 8"
+    )
+    with pytest.raises(OptionError) as error:
+        options_from({"quantizer": "pams", "config_list": [{"op_names": ["body"]}], "head": 8})
+    assert str(error.value) == ("quantization: head: it has no effect beside config_list; name the convolutions there")
