@@ -59,8 +59,8 @@ class EngineRules:
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
             most.
-        hoists_quantizers: write a quantizer that follows a Concat or DepthToSpace on its inputs as well, where it ends
-            the convolution there.
+        hoists_quantizers: write a quantizer that follows a Concat on its inputs as well, where it ends a convolution.
+        shuffles_codes: quantize before a DepthToSpace that a quantizer follows, and shuffle the codes.
         pads_codes: a Pad between DequantizeLinear and a convolution does not keep it from running in integers.
         note: what a reader of a report about this engine has to know.
     """
@@ -74,6 +74,7 @@ class EngineRules:
     integer_bias: bool = False
     needs_output_quantizer: bool = False
     hoists_quantizers: bool = False
+    shuffles_codes: bool = False
     pads_codes: bool = False
     note: str = ""
 
@@ -95,7 +96,13 @@ class EngineRules:
 
 ENGINES = {
     "openvino": EngineRules(
-        "openvino", (INT8, UINT8), zero_points=True, rounds_first=True, even_weights=True, pads_codes=True
+        "openvino",
+        (INT8, UINT8),
+        zero_points=True,
+        rounds_first=True,
+        even_weights=True,
+        shuffles_codes=True,
+        pads_codes=True,
     ),
     "onnxruntime": EngineRules(
         "onnxruntime",
@@ -104,6 +111,7 @@ ENGINES = {
         integer_bias=True,
         needs_output_quantizer=True,
         hoists_quantizers=True,
+        shuffles_codes=True,
     ),
     "tensorrt": EngineRules(
         "tensorrt", clip="float", note="Written by NVIDIA's published rules; no TensorRT engine was built from it yet."

@@ -22,6 +22,7 @@ from srq_nni.speedup import markers
 from srq_nni.speedup.engine_rules import EngineRules
 from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.pixel_shuffle import reorder_pixel_shuffles
 from srq_nni.speedup.qdq import QDQWriter
 from srq_nni.speedup.sources import default_sample
 
@@ -66,6 +67,7 @@ def build_graph(
     proto = onnx.load_model_from_string(float_graph(network, sample))
     QDQWriter(proto, rules).write(integers, weights)
     _forget_markers(proto)
+    reorder_pixel_shuffles(proto)
     onnx.helper.set_model_props(proto, entries)
     proto.producer_name = "srq-nni"
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)

@@ -99,7 +99,7 @@ class _Linter:
         if node is None or node.op_type != "DequantizeLinear":
             return False
         node = self.producers.get(node.input[0])
-        if node is not None and node.op_type == "Clip":
+        while node is not None and node.op_type in ("Clip", "DepthToSpace"):
             node = self.producers.get(node.input[0])
         return node is not None and node.op_type == "QuantizeLinear"
 

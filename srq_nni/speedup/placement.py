@@ -8,8 +8,6 @@ from srq_nni.speedup.integers import IntegerNetwork
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.markers import ACTIVATION, DOMAIN
 
-MOVES_VALUES = ("Concat", "DepthToSpace")
-
 
 class Placement:
     """Producers and consumers of the tensors of a graph that still has its markers."""
@@ -39,31 +37,58 @@ class Placement:
         return len(readers) == 1 and _is_quantizer(readers[0]) and len(readers[0].input) == 1
 
 
-def hoist_quantizers(graph: Any, integers: IntegerNetwork) -> None:
-    """Repeat a quantizer that alone reads an operation which only moves values on each input of that, in place.
+def hoist_above_concat(graph: Any, integers: IntegerNetwork) -> None:
+    """Repeat a quantizer that alone reads a Concat on each input of that, in place.
 
     Rounding to a grid twice is rounding to it once, so no value changes; the convolution before it then ends in a
     quantizer.
     """
     onnx = import_or_explain("onnx", "onnx")
+    nodes = []
+    for node, reader in _followed_by_quantizer(graph, integers):
+        if node.op_type == "Concat" and reader is not None:
+            for position, tensor in enumerate(node.input):
+                hoisted = f"{node.output[0]}_part_{position}"
+                nodes.append(onnx.helper.make_node(ACTIVATION, [tensor], [hoisted], domain=DOMAIN, name=node.name))
+                nodes[-1].attribute.extend(reader.attribute)
+                node.input[position] = hoisted
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def take_over_pixel_shuffles(graph: Any, integers: IntegerNetwork) -> dict[str, Any]:
+    """Let a quantizer that alone reads a DepthToSpace read its input instead, in place.
+
+    Returns:
+        The DepthToSpace nodes, which are no longer in the graph, by the name of the quantizer's output: codes are
+        shuffled, four times fewer bytes, and the convolution before it ends in a quantizer.
+    """
+    taken, kept = {}, []
+    for node, reader in _followed_by_quantizer(graph, integers):
+        if node.op_type == "DepthToSpace" and reader is not None:
+            reader.input[0] = node.input[0]
+            taken[reader.output[0]] = node
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return taken
+
+
+def _followed_by_quantizer(graph: Any, integers: IntegerNetwork) -> list[tuple[Any, Any]]:
+    """Return each node with the quantizer of constant bounds that alone reads it, or None."""
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    nodes = []
+    pairs = []
     for node in graph.node:
         following = readers.get(node.output[0], [])
-        if node.op_type in MOVES_VALUES and len(following) == 1 and _is_quantizer(following[0]):
-            name = following[0].attribute[0].s.decode()
-            if integers.activations[name].grid is not None:
-                for position, tensor in enumerate(node.input):
-                    hoisted = f"{node.output[0]}_part_{position}"
-                    nodes.append(onnx.helper.make_node(ACTIVATION, [tensor], [hoisted], domain=DOMAIN, name=name))
-                    nodes[-1].attribute.extend(following[0].attribute)
-                    node.input[position] = hoisted
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+        reader = following[0] if len(following) == 1 and _is_quantizer(following[0]) else None
+        gated = reader is not None and integers.activations[reader.attribute[0].s.decode()].grid is None
+        pairs.append((node, None if gated else reader))
+    return pairs
 
 
 def _is_quantizer(node: Any) -> bool:

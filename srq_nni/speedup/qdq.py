@@ -14,7 +14,7 @@ from srq_nni.speedup.engine_rules import INT8, Container, EngineRules
 from srq_nni.speedup.integers import IntegerActivation, IntegerConv, IntegerNetwork, finest_multiple
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.markers import ACTIVATION, DOMAIN, WEIGHT
-from srq_nni.speedup.placement import Placement, hoist_quantizers
+from srq_nni.speedup.placement import Placement, hoist_above_concat, take_over_pixel_shuffles
 
 LAYER_NODES = ("Conv", "Gemm", "MatMul")
 
@@ -36,6 +36,7 @@ class QDQWriter:
         self._names: dict[str, str] = {}  # of a marker's output -> the tensor that takes its place
         self._image_codes: dict[str, tuple[str, str]] = {}  # of a gated marker's output -> (codes, step)
         self._written: dict[tuple[str, IntegerGrid], str] = {}
+        self._shuffles: dict[str, Any] = {}  # of a marker's output -> the DepthToSpace of its codes
         self._constants: set[str] = set()
 
     def write(self, integers: IntegerNetwork, weights: Mapping[str, torch.Tensor]) -> None:
@@ -45,7 +46,9 @@ class QDQWriter:
             ExportError: if the graph never runs one of the layers, or codes fit nothing the engine takes.
         """
         if self.rules.hoists_quantizers:
-            hoist_quantizers(self.graph, integers)
+            hoist_above_concat(self.graph, integers)
+        if self.rules.shuffles_codes:
+            self._shuffles = take_over_pixel_shuffles(self.graph, integers)
         placement = Placement(self.graph)
         missing = {name for name, layer in integers.layers.items() if layer.weight is not None}
         owners: dict[str, str] = {}  # of a weight marker's output -> the layer
@@ -85,16 +88,18 @@ class QDQWriter:
             inputs = [self._names.get(name, name) for name in node.input[1:]]
             self._gated_activation(source, output, activation, inputs, nonnegative)
             return
-        known = self._written.get((source, activation.grid))
+        shuffle = self._shuffles.get(output)
+        known = self._written.get((source, activation.grid)) if shuffle is None else None
         if known is None:
-            known = self._static_activation(source, activation, activation.grid, nonnegative)
+            known = self._static_activation(source, activation, activation.grid, nonnegative, shuffle)
+        if shuffle is None:
             self._written[source, activation.grid] = known
         self._names[output] = known
 
     def _static_activation(
-        self, source: str, activation: IntegerActivation, grid: IntegerGrid, nonnegative: bool
+        self, source: str, activation: IntegerActivation, grid: IntegerGrid, nonnegative: bool, shuffle: Any
     ) -> str:
-        """Write Q, the limit of the codes and DQ; return the dequantized tensor."""
+        """Write Q, the limit of the codes, ``shuffle`` if there is one, and DQ; return the dequantized tensor."""
         container = self.rules.container(grid, nonnegative)
         if container is None:
             raise ExportError(
@@ -115,6 +120,9 @@ class QDQWriter:
         codes = self._node("QuantizeLinear", [value, step, zero], f"{prefix}_q")
         if self.rules.clip == "integer":
             codes = self._clip_codes(prefix, codes, container, low, grid.maximum, nonnegative)
+        if shuffle is not None:
+            shuffle.input[0], codes = codes, shuffle.output[0]
+            self.nodes.append(shuffle)
         return self._node("DequantizeLinear", [codes, scale, zero], f"{prefix}_dq")
 
     def _clip_codes(self, prefix: str, codes: str, container: Container, low: int, high: int, nonnegative: bool) -> str:
