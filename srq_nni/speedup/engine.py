@@ -16,6 +16,7 @@ from torch import nn
 from srq_nni.errors import ExportError
 from srq_nni.quantization.layers import quantized_convolutions
 from srq_nni.speedup.export import ExportReport, export_onnx, write_atomically
+from srq_nni.speedup.onnx_file import read_onnx
 from srq_nni.speedup.table import text_table
 
 
@@ -113,16 +114,11 @@ class EngineSpeedup:
         """Build the engine from an ONNX file.
 
         Raises:
-            ExportError: if the file cannot be read, or the engine is not installed or refuses it. An engine that was
-                built before stays usable then.
+            ExportError: if the file cannot be read or reaches outside its folder, or the engine is not installed or
+                refuses it. An engine that was built before stays usable then.
         """
         self.check_installed()
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise ExportError(
-                f"'{os.fspath(path)}' cannot be read: {error.strerror}; give an ONNX file written by export_onnx"
-            ) from error
+        content = read_onnx(path)
         try:
             self._build(content)
         except ExportError:

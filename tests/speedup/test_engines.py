@@ -234,7 +234,7 @@ def test_errors(engine: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be read: No such file or directory; give an ONNX file"):
         speedup.load_quantized_model(tmp_path / "missing.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ExportError, match=rf"^{engine} refuses '.*broken\.onnx': "):
+    with pytest.raises(ExportError, match=r"broken\.onnx' is not an ONNX file, or damaged; write it"):
         speedup.load_quantized_model(tmp_path / "broken.onnx")
     assert speedup.inference(photo())[0].shape == (1, 3, 64, 64)
 
