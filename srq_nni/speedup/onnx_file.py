@@ -1,8 +1,8 @@
 """Reading an ONNX file: its tensors may lie in files beside it, and in no others.
 
 An ONNX file can say of a tensor that its bytes are in another file, and an engine that follows such a path reads
-whatever a stranger's file names. All that opens an ONNX file here goes through ``read_onnx``, whose result names no file
-any more.
+whatever a stranger's file names. All that opens an ONNX file here goes through ``read_onnx``, whose result names no
+file any more.
 """
 
 from __future__ import annotations
