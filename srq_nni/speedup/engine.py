@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ import torch
 from torch import nn
 
 from srq_nni.errors import ExportError
-from srq_nni.quantization.layers import quantized_convolutions
+from srq_nni.quantization.layers import activation_quantizers, calibrate, quantized_convolutions
+from srq_nni.speedup.calibrator import calibration_batches
+from srq_nni.speedup.contract import BaseModelSpeedup
 from srq_nni.speedup.export import ExportReport, export_onnx, write_atomically
 from srq_nni.speedup.onnx_file import read_onnx
 from srq_nni.speedup.table import text_table
@@ -45,8 +48,8 @@ class PrecisionReport:
         return "\n".join(lines)
 
 
-class EngineSpeedup:
-    """Base of the engines, with the methods of NNI's ``ModelSpeedupTensorRT``.
+class EngineSpeedup(BaseModelSpeedup):
+    """Base of the engines: NNI's ``BaseModelSpeedup`` with the methods of NNI's ``ModelSpeedupTensorRT``.
 
     Args:
         model: quantized network, checkpoint path, or the path of an ONNX file (``.onnx``).
@@ -76,13 +79,61 @@ class EngineSpeedup:
             raise ExportError(
                 f"threads: {threads} is not allowed; give a number from 1, or None for the engine's choice"
             )
-        self.model = model
+        super().__init__(model, config)
         self.input_shape = tuple(input_shape)
-        self.config = config
         self.onnx_path = Path(onnx_path)
         self.threads = threads
         self.report: ExportReport | None = None
         self._content: bytes | None = None
+
+    def compress(self) -> None:
+        """Write the ONNX file (unless ``model`` is one) and build the engine from it.
+
+        Raises:
+            ExportError: as ``export_onnx``, or if the engine is not installed or refuses the file.
+        """
+        self.check_installed()
+        if self._is_onnx():
+            self._build_from(self.model)
+        else:
+            self._export(self._network())
+
+    def compress_with_calibrator(self, calib: Any) -> None:
+        """Set the bounds of the quantizers from images, in torch, and then ``compress``.
+
+        Engines no longer calibrate by themselves (TensorRT 11 dropped it), and the bounds have to be those of the
+        integer simulation. ``model`` stays as it is; bounds it was trained with are not used.
+
+        Args:
+            calib: NNI's ``Calibrator``, a DataLoader, or any iterable of float images (N, C, H, W) in the range of the
+                training; see ``calibration_batches``.
+
+        Raises:
+            ExportError: if ``model`` is an ONNX file or has no quantizers, or ``calib`` gives no images.
+        """
+        self.check_installed()
+        if self._is_onnx():
+            raise ExportError(
+                f"'{os.fspath(self.model)}' is an ONNX file, whose scales are constants; "
+                "give the network or its checkpoint to calibrate, or call compress()"
+            )
+        network = self._network()
+        if not isinstance(network, nn.Module):
+            from srq_nni import checkpoint
+
+            network = checkpoint.load(network)
+        if not any(activation_quantizers(network)):
+            raise ExportError(
+                f"a {type(network).__name__} without quantizers has no bounds to calibrate; quantize it first, such as "
+                "srq_nni.PAMSQuantizer(model, srq_nni.config_list(model, 'pams', 8)).quantized_network()"
+            )
+        network = copy.deepcopy(network).float().cpu()
+        with torch.no_grad():
+            calibrate(network, calibration_batches(calib))
+        self._export(network)
+
+    def _is_onnx(self) -> bool:
+        return not isinstance(self.model, nn.Module) and Path(self.model).suffix == ".onnx"
 
     def _network(self) -> nn.Module | str | os.PathLike[str]:
         """Return what to export: the model, with the quantizers of ``config`` if it has none of its own."""
@@ -92,23 +143,10 @@ class EngineSpeedup:
 
         return quantized_network(self.model, self.config)
 
-    def compress(self) -> None:
-        """Write the ONNX file (unless ``model`` is one) and build the engine from it.
-
-        Raises:
-            ExportError: as ``export_onnx``, or if the engine is not installed or refuses the file.
-        """
-        if not isinstance(self.model, nn.Module) and Path(self.model).suffix == ".onnx":
-            self.load_quantized_model(self.model)
-            return
-        self.check_installed()
-        self.report = export_onnx(
-            self._network(),
-            self.onnx_path,
-            self.engine,
-            sample=torch.zeros(1, self.input_shape[1], 32, 32),
-        )
-        self.load_quantized_model(self.onnx_path)
+    def _export(self, network: nn.Module | str | os.PathLike[str]) -> None:
+        sample = torch.zeros(1, self.input_shape[1], 32, 32)
+        self.report = export_onnx(network, self.onnx_path, self.engine, sample=sample)
+        self._build_from(self.onnx_path)
 
     def load_quantized_model(self, path: str | os.PathLike[str]) -> None:
         """Build the engine from an ONNX file.
@@ -118,9 +156,12 @@ class EngineSpeedup:
                 refuses it. An engine that was built before stays usable then.
         """
         self.check_installed()
+        self._build_from(path)
+
+    def _build_from(self, path: str | os.PathLike[str]) -> None:
         content = read_onnx(path)
         try:
-            self._build(content)
+            self._content = self._build(content)
         except ExportError:
             raise
         except Exception as error:  # each engine raises classes of its own
@@ -129,31 +170,35 @@ class EngineSpeedup:
                 f"{self.engine} refuses '{os.fspath(path)}': {first}; write it again with "
                 f"export_onnx(..., engine='{self.engine}')"
             ) from error
-        self._content = content
 
     def export_quantized_model(self, path: str | os.PathLike[str]) -> None:
-        """Write the ONNX file the engine was built from, whole or not at all."""
+        """Write the file that ``load_quantized_model`` reads, whole or not at all."""
         write_atomically(Path(path), self._loaded())
 
-    def inference(self, test_data: torch.Tensor) -> tuple[torch.Tensor, float]:
+    def inference(self, test_data: torch.Tensor, reset_context: bool = False) -> tuple[torch.Tensor, float]:
         """Return (output, seconds) for images ``test_data`` (N, C, H, W), float, in the range of the training.
 
         The output is float32 on the CPU and a copy of its own; the time is that of the engine call alone.
+        ``reset_context`` starts with a fresh execution context where an engine has one (TensorRT).
 
         Raises:
             ExportError: before ``compress`` or ``load_quantized_model``, or for a tensor of another shape or dtype.
         """
         self._loaded()
-        if test_data.dim() != 4 or test_data.shape[1] != self.input_shape[1] or not test_data.is_floating_point():
-            raise ExportError(
-                f"an input of shape {tuple(test_data.shape)} and dtype {test_data.dtype} is not allowed; "
-                f"give a float tensor (N, {self.input_shape[1]}, H, W)"
-            )
+        self.check_input(test_data)
         array = np.ascontiguousarray(test_data.detach().cpu().float().numpy())
         start = time.perf_counter()
         output = self._run(array)
         seconds = time.perf_counter() - start
         return torch.from_numpy(np.array(output)), seconds
+
+    def check_input(self, test_data: torch.Tensor) -> None:
+        """Raise ``ExportError`` for a tensor that is no batch of float images with the right channels."""
+        if test_data.dim() != 4 or test_data.shape[1] != self.input_shape[1] or not test_data.is_floating_point():
+            raise ExportError(
+                f"an input of shape {tuple(test_data.shape)} and dtype {test_data.dtype} is not allowed; "
+                f"give a float tensor (N, {self.input_shape[1]}, H, W)"
+            )
 
     def precision_report(self) -> PrecisionReport:
         """Return how many convolutions run in integers, counted in the graph the engine built."""
@@ -163,7 +208,8 @@ class EngineSpeedup:
         """Raise ``ExportError`` with the pip command if the engine is not installed."""
         raise NotImplementedError
 
-    def _build(self, content: bytes) -> None:
+    def _build(self, content: bytes) -> bytes:
+        """Build the engine from an ONNX file and return what ``export_quantized_model`` writes."""
         raise NotImplementedError
 
     def _run(self, array: np.ndarray) -> np.ndarray:

@@ -36,8 +36,9 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
     def check_installed(self) -> None:
         import_or_explain("onnxruntime", "onnxruntime")
 
-    def _build(self, content: bytes) -> None:
+    def _build(self, content: bytes) -> bytes:
         self._session = self._open(content)
+        return content
 
     def _open(self, content: bytes, optimized: Path | None = None) -> Any:
         runtime = import_or_explain("onnxruntime", "onnxruntime")

@@ -38,12 +38,13 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
     def check_installed(self) -> None:
         import_or_explain("openvino", "openvino")
 
-    def _build(self, content: bytes) -> None:
+    def _build(self, content: bytes) -> bytes:
         core = import_or_explain("openvino", "openvino").Core()
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
         self._compiled = core.compile_model(core.read_model(content), "CPU", options)
+        return content
 
     def _run(self, array: np.ndarray) -> np.ndarray:
         return self._compiled(array)[0]
