@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from srq_nni.errors import WriteError
+
+REMEDIES = {
+    errno.ENOSPC: "free space on that disk",
+    errno.EDQUOT: "free space in your quota",
+    errno.EROFS: "give a folder on a disk that is not read-only",
+    errno.EACCES: "give a folder that you may write to",
+    errno.EPERM: "give a folder that you may write to",
+    errno.ENOENT: "create its folder first",
+}
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary file that becomes ``path`` when the block ends well; otherwise ``path`` stays as it was."""
+    """Yield a binary file that becomes ``path`` when the block ends well; otherwise ``path`` stays as it was.
+
+    Raises:
+        WriteError: if the disk refuses it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
@@ -19,5 +35,18 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides the disk's complaint
+        if not isinstance(cause, OSError) or cause.filename not in (None, str(temporary)):
+            raise
+        raise write_error(path, cause) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses even what is not there
+            temporary.unlink(missing_ok=True)
+
+
+def write_error(path: Path, error: OSError) -> WriteError:
+    """Return the sentence that says why ``path`` cannot be written and what to do."""
+    kept = ", and the old file is unchanged" if path.is_file() else ""
+    remedy = REMEDIES.get(error.errno or 0, "give another path")
+    return WriteError(f"'{path}' cannot be written: {error.strerror or error}{kept}; {remedy}")

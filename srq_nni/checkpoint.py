@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from srq_nni.atomic import atomic_file
+from srq_nni.atomic import atomic_file, write_error
 from srq_nni.compression.profiles import resolve
 from srq_nni.errors import CheckpointError, did_you_mean, listing
 from srq_nni.quantization.activation import INITIAL_BOUND
@@ -194,9 +194,16 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
 
 def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a dictionary with ``torch.save``; a crash or a full disk leaves the old file as it was."""
+    """Write a dictionary with ``torch.save``; a crash or a full disk leaves the old file as it was.
+
+    Raises:
+        WriteError: if the disk refuses the file or its folder.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
     with atomic_file(path) as file:
         torch.save(content, file)
 

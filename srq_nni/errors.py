@@ -33,6 +33,22 @@ class ExportError(SRQError, RuntimeError):
     """A network or a layer cannot be written as integers for the engine that was asked for."""
 
 
+class WriteError(SRQError, OSError):
+    """A file or a folder cannot be written: the disk is full, read-only or belongs to somebody else."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The user, or the machine with SIGTERM, ended a run that can go on; the message says how.
+
+    Attributes:
+        status: exit status of the command, 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, status: int = 130) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed spelling, or an empty string."""
     near = get_close_matches(str(given), [str(name) for name in allowed], n=5, cutoff=0.5)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
+from srq_nni.atomic import REMEDIES
 from srq_nni.errors import SRQError, did_you_mean
 
 COMMANDS = {
@@ -22,17 +27,53 @@ def usage() -> str:
 
 
 def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    """Run a command; end with status 2 and one sentence on an error of the user's, with 130 on Ctrl-C."""
+    """Run a command; on an error of the user's or of the disk end with status 2 and one sentence."""
+    debug = "--debug" in argv
     try:
-        command(argv)
-    except SRQError as error:
-        if "--debug" in argv:
+        with nullcontext() if debug else _no_tracebacks():
+            command(argv)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except (SRQError, OSError, MemoryError, RuntimeError) as error:
+        message = _sentence(error)
+        if debug or message is None:
             raise
-        sys.stderr.write(f"srq: error: {error}\n")
+        sys.stderr.write(f"srq: error: {message}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("srq: stopped; the same command with --auto_resume continues a training run\n")
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"srq: {stop}\n" if str(stop) else "srq: stopped\n")
+        sys.exit(getattr(stop, "status", 130))
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return the sentence for an error that is none of the program's, else None."""
+    if isinstance(error, SRQError):
+        return str(error)
+    if isinstance(error, OSError):
+        named = f"'{error.filename}': " if error.filename is not None else ""
+        lines = (error.strerror or str(error)).strip().splitlines() or [type(error).__name__]
+        return f"{named}{lines[-1]}; {REMEDIES.get(error.errno or 0, 'mend that, or give another path')}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, of a GPU
+        where = "memory" if isinstance(error, MemoryError) else "memory on the GPU"
+        return f"there is not enough {where}; give a smaller batch, crop or tile"
+    return None
+
+
+@contextmanager
+def _no_tracebacks() -> Iterator[None]:
+    """Keep logging and the threads of TensorBoard from printing tracebacks when the disk is full."""
+    printing, hook = logging.raiseExceptions, threading.excepthook
+
+    def hook_but_of_disks(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.exc_value, OSError):
+            hook(arguments)
+
+    logging.raiseExceptions, threading.excepthook = False, hook_but_of_disks
+    try:
+        yield
+    finally:
+        logging.raiseExceptions, threading.excepthook = printing, hook
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -108,8 +108,9 @@ def export_onnx(
         sample: input to trace with, where zeros of 32 x 32 pixels do not suit the network.
 
     Raises:
-        ExportError: for an unknown engine, a path that cannot be written, a missing ``onnx`` package, or a network
-            that cannot be written as integers; the message names the layer.
+        ExportError: for an unknown engine, a path in no folder, a missing ``onnx`` package, or a network that cannot be
+            written as integers; the message names the layer.
+        WriteError: if the disk refuses the file.
     """
     rules = get_rules(engine)
     target = _writable(path)
@@ -153,13 +154,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that readers see the old file or the whole new one.
 
     Raises:
-        ExportError: if the file cannot be written; an existing file stays as it was.
+        WriteError: if the file cannot be written; an existing file stays as it was.
     """
-    try:
-        with atomic_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise ExportError(f"'{path}' cannot be written: {error.strerror}; give a path that can be written") from error
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def _network(model: nn.Module | str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from srq_nni.errors import ExportError
+from srq_nni.errors import ExportError, WriteError
 from srq_nni.quantization.layers import set_mode
 from srq_nni.speedup import export, export_float_onnx, export_onnx
 from srq_nni.speedup.table import text_table
@@ -92,9 +92,11 @@ def test_failing_write_leaves_an_existing_file_untouched(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export.os, "fsync", full)
-    with pytest.raises(ExportError) as error:
+    with pytest.raises(WriteError) as error:
         export_onnx(edsr("pams", 4), path)
-    assert str(error.value) == f"'{path}' cannot be written: No space left on device; give a path that can be written"
+    assert str(error.value) == (
+        f"'{path}' cannot be written: No space left on device, and the old file is unchanged; free space on that disk"
+    )
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model.onnx"]
 
