@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a network from a BasicSR option file",
     "test": "test a network from a BasicSR option file",
     "export": "write a trained checkpoint as an integer ONNX file",
+    "report": "show what a training run did, as one HTML page",
 }
 
 

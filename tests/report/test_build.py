@@ -1,0 +1,132 @@
+"""The page of a real run: its numbers, its files, what it says of missing things, and wrong input."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import srq_nni
+from srq_nni.cli.main import main
+from srq_nni.report import open_experiment, write_report
+from srq_nni.report.images import compare_images, mean_scores
+from tests.sr_data import write_yaml
+
+BICUBIC = 30.999  # dB of astronaut, computed from the two files with imresize of BasicSR on float64 BGR
+
+
+def copied(experiment: Path, folder: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(experiment, folder / "experiments" / "tiny"))
+
+
+def test_scores_are_those_of_the_validation(experiment: Path) -> None:
+    run = open_experiment(experiment)
+    comparison = compare_images(run, srq_nni.load(run.newest), limit=8)
+    logged = re.findall(r"# psnr: ([\d.]+)", run.logs[0].read_text())
+    assert mean_scores(comparison)["quantized"]["psnr"] == pytest.approx(float(logged[-1]), abs=1e-4)
+    assert comparison.notes == []
+    assert [image.name for image in comparison.images] == ["astronaut", "chelsea", "coffee", "rocket"]
+    for image in comparison.images:
+        assert set(image.scores) == {"bicubic", "float", "quantized"}
+        assert set(image.crops) == {"HR", "bicubic", "float", "quantized"}
+        assert all(crop.shape == (64, 64, 3) for crop in image.crops.values())
+        apart = abs(image.crops["quantized"].astype(int) - image.crops["float"].astype(int)).mean(2)
+        assert (image.difference == apart).all()
+
+
+def test_bicubic_and_the_limit(experiment: Path) -> None:
+    run = open_experiment(experiment)
+    comparison = compare_images(run, srq_nni.load(run.newest), limit=1)
+    assert comparison.images[0].scores["bicubic"]["psnr"] == pytest.approx(BICUBIC, abs=0.01)
+    assert comparison.notes == ["1 of 4 images of photos are shown; --images raises it"]
+
+
+def test_page_and_pictures(page: Path) -> None:
+    text = page.read_text()
+    names = {path.name for path in page.parent.iterdir()}
+    figures = {"losses", "learning_rates", "metric_psnr", "bounds", "gates", "clipped"}
+    figures |= {"quantization_error", "histograms", "crops"}
+    assert names == {"report.html"} | {f"{name}{theme}.png" for name in figures for theme in ("", "_dark")}
+    for file in page.parent.glob("*.png"):
+        assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "body.0.conv1.input" in text and "body.0.conv2.weight" in text
+    assert text.count("<svg") == 4
+    outside = [link for link in re.findall(r"(?:src|href|srcset)=\"([^\"]+)\"", text) if link[:5] not in ("data:",)]
+    assert outside == ["#images", "#training", "#quantizers", "#layers", "#size"]
+
+
+def test_what_is_missing_is_said(experiment: Path, tmp_path: Path) -> None:
+    folder = copied(experiment, tmp_path)
+    for file in [*folder.glob("*.log"), *folder.glob("models/net_g_[0-9]*.pth")]:
+        file.unlink()
+    options = dict(open_experiment(folder).options)
+    options["datasets"] = {"train": options["datasets"]["train"]}
+    write_yaml(next(folder.glob("*.yml")), options)
+    text = write_report(folder).read_text()
+    assert "no images: the options of the run have no block &#39;datasets: val&#39;" in text
+    assert "No text log of training in this folder." in text
+    assert "No numbered checkpoint and no TensorBoard curves" in text
+    assert "Activations need validation images." in text
+
+
+def test_a_lost_float_network_and_lost_images_are_said(experiment: Path, tmp_path: Path) -> None:
+    folder = copied(experiment, tmp_path)
+    options = dict(open_experiment(folder).options)
+    options["path"] |= {"pretrain_network_t": "gone.pth"}
+    write_yaml(next(folder.glob("*.yml")), options)
+    run = open_experiment(folder)
+    comparison = compare_images(run, srq_nni.load(run.newest), limit=1)
+    assert set(comparison.images[0].scores) == {"bicubic", "quantized"}
+    assert comparison.notes[0].startswith("no float network: checkpoint '")
+    assert comparison.notes[0].endswith("gone.pth' does not exist; give the path of a .pth file")
+    options["datasets"]["val"] |= {"dataroot_gt": "nowhere"}
+    write_yaml(next(folder.glob("*.yml")), options)
+    notes = compare_images(open_experiment(folder), srq_nni.load(run.newest), limit=1).notes
+    assert notes[0].startswith("no images: 'val' cannot be read (")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", *arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_wrong_input(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = experiment.with_name("tyni")
+    assert refused(capsys, str(wrong)) == (
+        f"srq: error: experiment '{wrong}' is not a folder; give one that srq train made, such as experiments/NAME"
+        "; did you mean 'tiny'?\n"
+    )
+    assert refused(capsys, str(experiment.parent)) == (
+        f"srq: error: '{experiment.parent}' has no folder 'models'; give one that srq train made, experiments/NAME"
+        f"; did you mean '{experiment}'?\n"
+    )
+    assert refused(capsys, str(experiment), "--images", "0") == (
+        "srq: error: --images: 0 is not allowed; give a number from 1\n"
+    )
+    file = tmp_path / "file"
+    file.touch()
+    assert refused(capsys, str(experiment), "-o", str(file)) == (
+        f"srq: error: '{file}' is a file; give a folder with -o\n"
+    )
+    assert refused(capsys, str(experiment), "-o", str(tmp_path / "a" / "b")) == (
+        f"srq: error: '{tmp_path / 'a' / 'b'}' cannot be made: No such file or directory; "
+        "give a folder in an existing one\n"
+    )
+
+
+def test_runs_without_our_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = tmp_path / "experiments" / "float" / "models"
+    models.mkdir(parents=True)
+    assert refused(capsys, str(models.parent)) == (
+        f"srq: error: '{models}' holds no net_g_*.pth yet; train until logger: save_checkpoint_freq, then ask again\n"
+    )
+    torch.save({"params": {"weight": torch.zeros(1)}}, models / "net_g_5.pth")
+    assert refused(capsys, str(models.parent)) == (
+        f"srq: error: checkpoint '{models / 'net_g_5.pth'}' is a float network; give a run of model_type QuantSRModel\n"
+    )
