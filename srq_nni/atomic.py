@@ -50,3 +50,9 @@ def write_error(path: Path, error: OSError) -> WriteError:
     kept = ", and the old file is unchanged" if path.is_file() else ""
     remedy = REMEDIES.get(error.errno or 0, "give another path")
     return WriteError(f"'{path}' cannot be written: {error.strerror or error}{kept}; {remedy}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while writing left in ``folder``; none may be writing there now."""
+    for file in folder.glob(".*.part"):
+        file.unlink(missing_ok=True)

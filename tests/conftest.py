@@ -57,7 +57,7 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    for name in ("load_resume_state", "EnlargedSampler", "build_dataloader"):
+    for name in ("load_resume_state", "EnlargedSampler", "build_dataloader", "build_model"):
         monkeypatch.setattr(basicsr.train, name, getattr(basicsr.train, name))
     monkeypatch.setattr(basicsr.utils.options, "ordered_yaml", basicsr.utils.options.ordered_yaml)
     monkeypatch.setattr("sys.argv", ["srq"])

@@ -28,7 +28,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     Raises:
         SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
     """
-    from srq_nni.models import cpu_distributed, data_order
+    from srq_nni.models import cpu_distributed, data_order, resume
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
 
@@ -38,8 +38,9 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     )
     cpu_distributed.enable()
     check_options(read_options(args.opt, args.force_yml), is_train=is_train, launcher=args.launcher)
-    compat.patch_pipelines(loader_with(args.force_yml))
+    compat.patch_options(loader_with(args.force_yml))
     if is_train:
+        resume.install()
         data_order.install()
     forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug

@@ -80,8 +80,6 @@ def _remembering(load: Callable[[dict[str, Any]], Any], done: list[int]) -> Call
     def load_resume_state(opt: dict[str, Any]) -> Any:
         state = load(opt)
         done[0] = 0 if state is None else int(state["iter"])
-        if state is not None and state.get("seed") is not None:
-            opt["manual_seed"] = state["seed"]  # a run without manual_seed drew one, and goes on with that
         return state
 
     return load_resume_state
@@ -91,6 +89,9 @@ def _seeding(build: Callable[..., Any]) -> Callable[..., Any]:
     def build_dataloader(dataset: Any, dataset_opt: dict[str, Any], **settings: Any) -> Any:
         if dataset_opt["phase"] == "train":
             dataset = SeededDataset(dataset, int(settings["seed"]))
+            if not dataset_opt["num_worker_per_gpu"] and dataset_opt.get("prefetch_mode") == "cpu":
+                # Without a worker, the thread that prefetches would share its generators with the training step.
+                dataset_opt = {**dataset_opt, "prefetch_mode": None}
         return build(dataset, dataset_opt, **settings)
 
     return build_dataloader

@@ -143,11 +143,17 @@ class QuantSRModel(SRModel):
 
     def set_phase(self, current_iter: int) -> None:
         """Put the quantizers into the phase of this iteration, which needs nothing but its number."""
-        self.phase = phase_at(current_iter, self.quantization)
-        net = self.get_bare_model(self.net_g)
         if self.quantization.quantizer == "ddtb" and current_iter == self.quantization.calibration_iters + 1:
-            self._start_gates(net)
-        enter_phase(net, self.phase)
+            self._start_gates(self.get_bare_model(self.net_g))
+        self._enter_phase(current_iter)
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        super().resume_training(resume_state)
+        self._enter_phase(int(resume_state["iter"]))  # if no iteration is left, the file that is saved says its phase
+
+    def _enter_phase(self, current_iter: int) -> None:
+        self.phase = phase_at(current_iter, self.quantization)
+        enter_phase(self.get_bare_model(self.net_g), self.phase)
         if self.ema_decay > 0:
             enter_phase(self.net_g_ema, self.phase)  # validation sees the average in the same phase
 

@@ -1,0 +1,124 @@
+"""Runs of ``srq train`` in a process that is killed with SIGKILL: at an iteration, or at a point of writing a file.
+
+The process is forked from the one that tests, so that it starts at once; it must have one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.models.base_model import BaseModel
+
+from srq_nni.cli.main import main
+
+MODELS, STATES = Path("experiments/tiny/models"), Path("experiments/tiny/training_states")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forked(action: Callable[[], None]) -> int:
+    """Run ``action`` in a forked process; return its exit status, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        except BaseException as error:
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def train(folder: Path, options: str, *flags: str, kill: tuple[str, Any] | None = None) -> int:
+    """Run ``srq train`` in ``folder`` in a process of its own, and kill it where ``kill`` says.
+
+    Args:
+        kill: ``("iteration", n)``, before the step of iteration n; or of a file by its name: ``("halfway", name)``,
+            when half of it is written, ``("unnamed", name)``, when all of it is written but not yet under its name,
+            ``("written", name)``, as soon as it is there.
+    """
+    folder.mkdir(exist_ok=True)
+
+    def action() -> None:
+        os.chdir(folder)
+        if kill is not None:
+            place, what = kill
+            {"iteration": _at_iteration, "halfway": _halfway}.get(place, _around_renaming)(place, what)
+        main(["train", "-opt", options, *flags])
+
+    return forked(action)
+
+
+def _at_iteration(place: str, iteration: int) -> None:
+    update = BaseModel.update_learning_rate
+
+    def update_learning_rate(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
+        if current_iter == iteration:
+            die()
+        update(self, current_iter, warmup_iter)
+
+    BaseModel.update_learning_rate = update_learning_rate
+
+
+def _halfway(place: str, name: str) -> None:
+    save = torch.save
+
+    def save_half(content: Any, file: Any, *args: Any, **settings: Any) -> None:
+        path = str(getattr(file, "name", file))
+        if name not in path:
+            save(content, file, *args, **settings)
+            return
+        whole = io.BytesIO()
+        save(content, whole)
+        half = whole.getvalue()[: len(whole.getvalue()) // 2]
+        os.write(os.open(path, os.O_WRONLY | os.O_CREAT), half)
+        die()
+
+    torch.save = save_half
+
+
+def _around_renaming(place: str, name: str) -> None:
+    replace = os.replace
+
+    def replace_and_die(source: Any, target: Any) -> None:
+        if Path(target).name != name:
+            replace(source, target)
+            return
+        if place == "written":
+            replace(source, target)
+        die()
+
+    os.replace = replace_and_die
+
+
+def digest(folder: Path, last: int) -> str:
+    """Return the hash of all bits that a run ends with: network, average, optimizers and schedulers."""
+    hashes = hashlib.sha256()
+    for file in (MODELS / "net_g_latest.pth", STATES / f"{last}.state"):
+        content = torch.load(folder / file, weights_only=True)
+        content.pop("seed", None)
+        _feed(hashes, content)
+    return hashes.hexdigest()
+
+
+def _feed(hashes: Any, value: Any) -> None:
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            hashes.update(str(key).encode())
+            _feed(hashes, value[key])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _feed(hashes, item)
+    elif isinstance(value, torch.Tensor):
+        hashes.update(str((value.dtype, value.shape)).encode() + value.cpu().contiguous().numpy().tobytes())
+    else:
+        hashes.update(repr(value).encode())
