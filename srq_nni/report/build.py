@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from srq_nni import checkpoint
-from srq_nni.atomic import atomic_file
+from srq_nni.atomic import atomic_file, write_error
 from srq_nni.errors import DataError, SRQError
 from srq_nni.report import plots
 from srq_nni.report.curves import quantizer_curves, read_logs
@@ -41,7 +41,8 @@ def write_report(
         images: how many validation images are shown, from 1.
 
     Raises:
-        DataError: if there is no such experiment, or ``out`` cannot be written.
+        DataError: if there is no such experiment, or ``out`` is a file.
+        WriteError: if the disk refuses the folder or a file.
         CheckpointError: if the experiment has no checkpoint of srq-nni yet.
     """
     if images < 1:
@@ -67,14 +68,10 @@ def write_report(
         means=mean_scores(comparison),
         sizes=_sizes(run, network),
     )
-    try:
-        for figure in [*training, *quantizers, error, *sheets]:
-            for theme in plots.THEMES if figure is not None else ():
-                assert figure is not None
-                _write(folder / f"{figure.name}{'' if theme == 'light' else '_dark'}.png", figure.png[theme])
-        _write(folder / PAGE, page.encode())
-    except OSError as problem:
-        raise DataError(f"'{folder}' cannot be written: {problem.strerror}; give another folder with -o") from problem
+    for figure in filter(None, [*training, *quantizers, error, *sheets]):
+        for theme, suffix in zip(plots.THEMES, ("", "_dark"), strict=True):
+            _write(folder / f"{figure.name}{suffix}.png", figure.png[theme])
+    _write(folder / PAGE, page.encode())
     return folder / PAGE
 
 
@@ -84,7 +81,7 @@ def _writable(folder: Path) -> Path:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise DataError(f"'{folder}' cannot be made: {error.strerror}; give a folder in an existing one") from None
+        raise write_error(folder, error) from None
     return folder
 
 

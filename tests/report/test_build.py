@@ -115,8 +115,7 @@ def test_wrong_input(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFix
         f"srq: error: '{file}' is a file; give a folder with -o\n"
     )
     assert refused(capsys, str(experiment), "-o", str(tmp_path / "a" / "b")) == (
-        f"srq: error: '{tmp_path / 'a' / 'b'}' cannot be made: No such file or directory; "
-        "give a folder in an existing one\n"
+        f"srq: error: '{tmp_path / 'a' / 'b'}' cannot be written: No such file or directory; create its folder first\n"
     )
 
 
