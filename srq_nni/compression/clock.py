@@ -23,6 +23,7 @@ from srq_nni.compression.phases import (
     gate_parameters,
     phase_at,
     start_bounds_and_gates,
+    start_observing,
 )
 from srq_nni.errors import CheckpointError, QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer
@@ -134,7 +135,7 @@ class TrainingClock:
         if self.phase == "observe":
             self._in_training = [part for part in self.model.modules() if part.training]
             self.model.eval()
-            set_mode(self.quantizers, "observe")
+            start_observing(self.quantizers, self.options.observed_weights)
 
     def _after_forward(self, module: nn.Module, args: Any, output: Any) -> Any:
         if module is not self._running:

@@ -20,8 +20,16 @@ DYNAMIC_RATIO = 0.3  # of EDSR, for a network without a preset
 WIRING_KEYS = ("wiring", "quant_dtype", "head", "tail", "calibration", "percentile", "dynamic_ratio")
 
 
-def expand_entries(model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str) -> list[dict[str, Any]]:
+def expand_entries(
+    model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str, profile: str = "default"
+) -> list[dict[str, Any]]:
     """Return a config_list whose ``wiring`` entries are replaced by the entries of the network's preset.
+
+    Args:
+        model: the network.
+        entries: the config_list.
+        method: ``pams`` or ``ddtb``.
+        profile: of the preset's settings, see ``profiles``; the wiring stays the one that is named.
 
     Raises:
         OptionError: if a setting of ours has a value that its schema does not allow; the message names the entry.
@@ -32,7 +40,7 @@ def expand_entries(model: nn.Module, entries: Sequence[Mapping[str, Any]], metho
         for block in (entry, *(entry.get("target_settings") or {}).values()):
             if isinstance(block, Mapping):
                 _check_settings(block, method, where)
-        expanded.extend(_preset_entries(model, entry, method, where) if "wiring" in entry else [dict(entry)])
+        expanded.extend(_preset_entries(model, entry, method, profile, where) if "wiring" in entry else [dict(entry)])
     return expanded
 
 
@@ -57,7 +65,9 @@ def _is_number(given: Any) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool)
 
 
-def _preset_entries(model: nn.Module, entry: Mapping[str, Any], method: str, where: str) -> list[dict[str, Any]]:
+def _preset_entries(
+    model: nn.Module, entry: Mapping[str, Any], method: str, profile: str, where: str
+) -> list[dict[str, Any]]:
     unknown = [key for key in entry if key not in WIRING_KEYS]
     if unknown:
         raise OptionError(
@@ -67,7 +77,7 @@ def _preset_entries(model: nn.Module, entry: Mapping[str, Any], method: str, whe
     dtype = str(entry.get("quant_dtype"))
     if not (dtype.startswith("int") and dtype[3:].isdecimal()):
         raise OptionError(f"{where}: quant_dtype {entry.get('quant_dtype')!r} is not allowed; give 'int2' to 'int8'")
-    block = {"quantizer": method, "bits": int(dtype[3:]), "wiring": entry["wiring"]}
+    block = {"quantizer": method, "bits": int(dtype[3:]), "wiring": entry["wiring"], "profile": profile}
     given = {key: entry[key] for key in ("head", "tail", "calibration", "percentile") if key in entry}
     extra = {"dynamic_ratio": entry["dynamic_ratio"]} if "dynamic_ratio" in entry else {}
     try:

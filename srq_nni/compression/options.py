@@ -23,6 +23,7 @@ BESIDE_CONFIG_LIST = {
 }
 GATE_KEYS = ("static_iters", "dynamic_ratio", "gate_loss_weight", "gate_statistics", "gate_gradient")
 CHOICES = {
+    "student": ("float", "random"),
     "gate_statistics": ("per_sample", "official"),
     "gate_gradient": ("straight_through", "official"),
     "observed_weights": ("float", "quantized"),
@@ -45,6 +46,7 @@ class QuantizationOptions(BaseModel):
         bits: 2 to 8, or ``{weight: .., activation: ..}``; needed unless there is a config_list.
         profile: ``official`` sets all keys below, up to ``feature``, to what the papers' released code does.
         wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
+        student: starts from the ``float`` weights of ``path: pretrain_network_g``, or from ``random`` ones.
         head: bits of the convolutions before the body, 2 to 8; floating point if missing, as in both papers.
         tail: bits of those after it (last body convolution, upsampler, output); a float tail bounds the speed.
         config_list: NNI's format, instead of the preset.
@@ -66,6 +68,7 @@ class QuantizationOptions(BaseModel):
     bits: int | Bits | None = None
     profile: str = "default"
     wiring: str = default_of("wiring")
+    student: str = default_of("student")
     head: int | None = None
     tail: int | None = None
     config_list: list[dict[str, Any]] | None = None

@@ -1,9 +1,7 @@
 """Every switch that decides how faithful a run is to the papers' released code: default, official value, and why.
 
 ``quantization: {profile: official}`` sets all of them to what the released code does, for repeating published numbers;
-a key that stands beside it wins. No switch: the released PAMS starts its student from random weights, since it loads
-the float ones into the teacher only; leave ``path: pretrain_network_g`` out for that. Not repeated: the released DDTB
-counts 14 test images among the 1014 that it observes.
+a key that stands beside it wins. Not repeated: the released DDTB counts 14 test images among the 1014 that it observes.
 """
 
 from __future__ import annotations
@@ -46,6 +44,11 @@ SWITCHES: dict[str, Switch] = {
         "as the papers draw it; in the released code conv1 reads a float, so no engine can run it",
         pams=("paper", "official"),
         ddtb=("paper", "official"),
+    ),
+    "student": Switch(
+        "both papers start from the float network; the released PAMS loads it into the teacher alone",
+        pams=("float", "random"),
+        ddtb=("float", "float"),
     ),
     "calibration": Switch(
         "all batches count; released: the last one alone, PAMS without a clamp meanwhile, DDTB at 2 bits only",

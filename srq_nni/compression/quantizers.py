@@ -23,6 +23,7 @@ from srq_nni.compression.clock import TrainingClock
 from srq_nni.compression.entries import canonical_config_list, default_dynamic_ratio, expand_entries
 from srq_nni.compression.optimizer import BOUNDS_LEARNING_RATE, add_groups, add_groups_when_built, parameter_groups
 from srq_nni.compression.options import options_from
+from srq_nni.compression.profiles import apply_profile
 from srq_nni.compression.sites import quantization_sites
 from srq_nni.compression.wrapper import APPLY_METHOD, QuantizingWrapper, quantizer_of, register_module_type
 from srq_nni.errors import OptionError, QuantizationError
@@ -57,17 +58,21 @@ class PublishedQuantizer(Quantizer):
                 f"the network is a {type(model).__name__}; make the quantizer first and wrap afterwards: "
                 "DistributedDataParallel(model)"
             )
-        self.options = options_from({"quantizer": self.method, "config_list": list(config_list), **options})
+        if "student" in options:
+            raise OptionError("student: the quantizer starts from the weights that the network has; load them before")
+        block = {"quantizer": self.method, "config_list": list(config_list), **options}
+        self.options = options_from(apply_profile(block, type(model).__name__))
+        entries = self.options.config_list or []
         self.bounds_lr, self.seed = bounds_lr, seed
         self._existed = dict(existed_wrappers or {})
         self._quantizers: dict[tuple[str, str], nn.Module] = {}
-        super().__init__(expose_sites(model), [dict(entry) for entry in config_list], evaluator, self._existed)
+        super().__init__(expose_sites(model), [dict(entry) for entry in entries], evaluator, self._existed)
         if self.evaluator is not None:
             add_groups_when_built(self.evaluator, self._add_groups)
 
     def _validate_config(self) -> None:
         """Check the config_list against the network and spell it out for NNI: one entry a module, no pattern left."""
-        entries = expand_entries(self.bound_model, self.config_list, self.method)
+        entries = expand_entries(self.bound_model, self.config_list, self.method, self.options.profile)
         self._sites = quantization_sites(self.bound_model, entries, self.method, trained_by_nni=True)
         modules = dict(self.bound_model.named_modules(remove_duplicate=False))
         for site in self._sites:
@@ -238,6 +243,7 @@ class PAMSQuantizer(PublishedQuantizer):
         bounds_lr: learning rate of the bounds, in the unit of the activations.
         seed: not used by PAMS, which starts nothing at random.
         calibration_iters: steps in which the bounds follow the running statistic while the network trains.
+        profile: ``official`` sets these switches, and those of the entries, to what the released code does.
         feature: module whose input is the feature of SKT, for the distiller's default.
 
     Raises:
@@ -262,6 +268,8 @@ class DDTBQuantizer(PublishedQuantizer):
         static_iters: steps in which the gates are then held at zero.
         dynamic_ratio: share of activation quantizers that get a gate; the preset's, or 0.3 without one.
         gate_loss_weight: weight of the loss that holds the gates, for images in [0, 1].
+        observed_weights: ``float`` or ``quantized``, while float activations are observed.
+        profile: ``official`` sets these switches, and those of the entries, to what the released code does.
 
     Raises:
         OptionError: names the entry and what it allows.

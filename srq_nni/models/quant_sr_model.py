@@ -80,7 +80,17 @@ class QuantSRModel(SRModel):
         self.teacher: nn.Module | None = None
         self.monitor = QuantizerMonitor(opt)
         block = NetworkBlock(type="QuantizedNetwork", base=self.base_network, quantization=quantization)
-        super().__init__({**opt, "network_g": block, "quantization": quantization})
+        path = self._start_of_the_student(opt["path"]) if opt["is_train"] else opt["path"]
+        super().__init__({**opt, "network_g": block, "quantization": quantization, "path": path})
+
+    def _start_of_the_student(self, path: dict[str, Any]) -> dict[str, Any]:
+        """Return the ``path`` block without the float weights, where the student starts from random ones."""
+        file = path.get("pretrain_network_g")
+        if path.get("resume_state") or (file and self.quantization.student == "float"):
+            return path
+        asked = f" (quantization: student: random; {file} is not loaded)" if file else ""
+        get_root_logger().warning(f"The network starts from random weights{asked}; both papers start from float ones.")
+        return {**path, "pretrain_network_g": None}
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         check_parallel(self.opt["num_gpu"], distributed=self.opt["dist"])

@@ -18,12 +18,13 @@ from tests.sr_data import NETWORK, changed, float_checkpoint, train_options
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 STEPS = 8
+INT4 = {"quant_dtype": "int4"}
 
 
 def through_basicsr(
-    folders: Path, path: Path, method: str, wiring: str, skt: bool
+    folders: Path, path: Path, method: str, wiring: str, skt: bool, **profile: str
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-    block = {"quantizer": method, "bits": 4, "wiring": wiring, **SHORT[method]}
+    block = {"quantizer": method, "bits": 4, "wiring": wiring, **SHORT[method], **profile}
     opt = changed(train_options(folders, float_checkpoint(path / "float.pth")), "quantization", block)
     opt |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1, "manual_seed": 0}
     opt["train"]["scheduler"]["milestones"] = []
@@ -42,14 +43,14 @@ def through_basicsr(
 
 
 def through_nni(
-    folders: Path, method: str, wiring: str, skt: bool
+    folders: Path, method: str, wiring: str, skt: bool, **profile: str
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     model = build_float(NETWORK)
     teacher = copy.deepcopy(model)
     loop = Loop(batches(folders))
-    entries = srq_nni.config_list(model, method, 4, wiring)
-    quantizer = make(method, model, entries, srq_nni.LoopEvaluator(loop))
+    entries = srq_nni.config_list(model, method, 4, wiring) if not profile else [{"wiring": wiring, **INT4}]
+    quantizer = make(method, model, entries, srq_nni.LoopEvaluator(loop), **profile)
     compressor = quantizer
     if skt:
         compressor = srq_nni.SKTDistiller.from_compressor(
@@ -70,6 +71,15 @@ def test_the_same_losses_and_bits(photo_folders: Path, tmp_path: Path, method: s
     losses, own = through_nni(photo_folders, method, wiring, skt)
     assert [float(loss[0]) for loss in losses] == [float(log[0]) for log in logs]
     torch.testing.assert_close(torch.stack(losses), torch.stack(logs), rtol=1e-6, atol=0)  # a sum in another order
+    assert own.keys() == state.keys()
+    assert not [key for key, value in state.items() if not torch.equal(value, own[key])]
+
+
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_the_same_losses_and_bits_as_released(photo_folders: Path, tmp_path: Path, method: str) -> None:
+    student = {"student": "float"}
+    _, state = through_basicsr(photo_folders, tmp_path, method, "deploy", True, profile="official", **student)
+    _, own = through_nni(photo_folders, method, "deploy", True, profile="official")
     assert own.keys() == state.keys()
     assert not [key for key, value in state.items() if not torch.equal(value, own[key])]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
 import srq_nni
-from srq_nni.archs.quantized_arch import QuantizedNetwork
+from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.phases import enter_phase, observing, start_bounds_and_gates
 from srq_nni.compression.profiles import PRESET, SWITCHES, apply_profile, default_of, resolve
@@ -46,6 +47,7 @@ def test_official_is_what_the_released_code_does() -> None:
         **block("pams"),
         "profile": "official",
         "wiring": "official",
+        "student": "random",
         "calibration": "official",
         "calibration_iters": 1000,
     }
@@ -54,6 +56,7 @@ def test_official_is_what_the_released_code_does() -> None:
         **block("ddtb"),
         "profile": "official",
         "wiring": "official",
+        "student": "float",
         "calibration": "official",
         "calibration_iters": 1000,
         "static_iters": 4000,
@@ -148,6 +151,47 @@ def test_config_list_knows_profiles() -> None:
     assert srq_nni.config_list("EDSR", "ddtb", 4, "paper", profile="official")[0]["target_names"] == [INPUT, WEIGHT]
 
 
+BY_HAND = {"op_names_re": [r"body\.\d+\.conv2$"], "quant_dtype": "int4"}
+BY_WIRING = {"wiring": "official", "quant_dtype": "int4"}
+
+
+@pytest.mark.parametrize("entry", [BY_HAND, BY_WIRING])
+def test_the_quantizers_for_nni_know_profiles(entry: dict[str, Any]) -> None:
+    given = [dict(entry)]
+    quantizer = srq_nni.DDTBQuantizer(build_float(EDSR), given, profile="official", static_iters=7)
+    assert given == [entry]
+    assert (quantizer.options.calibration_iters, quantizer.options.static_iters) == (1000, 7)
+    found = [q for _, q in activation_quantizers(quantizer.bound_model) if isinstance(q, DDTBActivation)]
+    assert len(found) == {"BY_HAND": 2, "BY_WIRING": 6}["BY_HAND" if entry is BY_HAND else "BY_WIRING"]
+    for q in found:
+        assert (q.calibration, q.limit_levels) == ("official", False)
+        assert (q.gate_statistics, q.gate_gradient) == ("official", "official")
+    own = srq_nni.DDTBQuantizer(build_float(EDSR), [{**entry, "calibration": "percentile"}], profile="official")
+    assert {q.calibration for q in own.clock.quantizers if isinstance(q, DDTBActivation)} == {"percentile"}
+    assert srq_nni.PAMSQuantizer(build_float(EDSR), given, profile="official").options.calibration_iters == 1000
+
+
+def test_the_profile_of_rdn_observes_quantized_weights_through_nni() -> None:
+    torch.manual_seed(0)
+    float_net = build_float({"type": "RDN", "num_feat": 4, "num_block": 1, "num_layer": 2, "num_grow_ch": 4})
+    x = torch.rand(1, 3, 8, 8)
+    seen = []
+    for options in ({}, {"profile": "official"}, {"profile": "official", "observed_weights": "float"}):
+        model = copy.deepcopy(float_net)
+        srq_nni.DDTBQuantizer(model, [BY_WIRING], **options)
+        seen.append(model(x).detach())
+    assert torch.equal(seen[0], float_net(x)) and torch.equal(seen[2], seen[0])
+    assert not torch.equal(seen[1], seen[0])
+
+
+def test_the_student_of_nni_is_what_it_is_given() -> None:
+    with pytest.raises(OptionError) as caught:
+        srq_nni.PAMSQuantizer(build_float(EDSR), [ENTRY], student="random")
+    assert str(caught.value) == (
+        "student: the quantizer starts from the weights that the network has; load them before"
+    )
+
+
 @pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
 @pytest.mark.parametrize("profile", ["default", "official"])
 def test_what_is_stored_does_not_depend_on_the_table(
@@ -183,6 +227,7 @@ def test_what_is_stored_does_not_depend_on_the_table(
             {"gate_statistics": "batch"},
             "gate_statistics: 'batch' is not known; give one of per_sample, official",
         ),
+        ({"student": "x"}, "student: 'x' is not known; give one of float, random"),
         ({"observed_weights": "int"}, "observed_weights: 'int' is not known; give one of float, quantized"),
         ({"limit_levels": "no"}, "limit_levels: 'no' is not allowed (input should be a valid boolean)"),
         (

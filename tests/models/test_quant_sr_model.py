@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_files_say_what_they_are(options: dict[str, Any], batches: list[dict[str
     content = torch.load(folder / "net_g_3.pth", weights_only=True)
     assert set(content) == {"params", "params_ema", "srq"}
     assert content["srq"]["network"] == options["network_g"]
-    written = {"wiring": "paper", "calibration": "max"}
+    written = {"wiring": "paper", "student": "float", "calibration": "max"}
     assert content["srq"]["quantization"] == {**options["quantization"], **written}
     loaded = srq_nni.load(folder / "net_g_latest.pth")
     assert same(dict(loaded.state_dict()), dict(model.net_g_ema.state_dict()))
@@ -261,6 +262,52 @@ def test_fine_tuning_starts_bounds_and_gates_anew(
     gates = [p for _, q in activation_quantizers(tuned.net_g) if q.gate is not None for p in q.gate.parameters()]
     assert [id(p) for p in tuned.optimizer_g.param_groups[-1]["params"]] == [id(p) for p in gates]
     assert len(gates) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "starts_float", "message"),
+    [
+        ({}, True, None),
+        ({"student": "random"}, False, "(quantization: student: random; {file} is not loaded)"),
+        ({"profile": "official"}, False, "(quantization: student: random; {file} is not loaded)"),
+        ({"profile": "official", "student": "float"}, True, None),
+    ],
+)
+def test_the_student_starts_where_it_is_told(
+    options: dict[str, Any],
+    change: dict[str, Any],
+    starts_float: bool,
+    message: str | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    file = options["path"]["pretrain_network_g"]
+    stored = torch.load(file, weights_only=True)["params"]["conv_last.weight"]
+    options["quantization"] |= change
+    torch.manual_seed(7)
+    model = build_model(options)
+    for net in (model.net_g, model.net_g_ema):
+        assert torch.equal(net.conv_last.weight, stored) is starts_float
+    assert torch.equal(model.net_g.conv_last.weight, model.net_g_ema.conv_last.weight)
+    assert torch.equal(model.teacher.conv_last.weight, stored)
+    if message is not None:
+        assert message.format(file=file) in caplog.text
+    resumed = build_model(changed(options, "path:resume_state", "10.state"))
+    assert torch.equal(resumed.net_g.conv_last.weight, stored)
+    tested = {k: v for k, v in options.items() if k != "train"} | {"is_train": False}
+    model.save(0, 3)
+    tested["path"] = {"pretrain_network_g": f"{options['path']['models']}/net_g_3.pth"}
+    assert torch.equal(build_model(tested).net_g.conv_last.weight, model.net_g.conv_last.weight)
+
+
+def test_a_student_without_weights_says_so(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("basicsr"), "propagate", True)
+    options["path"]["pretrain_network_g"] = None
+    build_model(options)
+    assert "The network starts from random weights; both papers start from float ones." in caplog.text
 
 
 def test_the_profile_is_stored_as_what_it_says(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
