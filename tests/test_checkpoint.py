@@ -248,6 +248,7 @@ def test_metadata_is_plain_and_survives_weights_only(tmp_path: Path) -> None:
             **PAMS,
             "calibration_iters": 100,
             "config_list": [{"calibration": "max", "op_names": ["conv_first"]}],
+            "student": "float",
         },
     }
     assert type(metadata["network"]) is dict and type(metadata["quantization"]["config_list"][0]) is dict
