@@ -61,6 +61,9 @@ class EngineRules:
             most.
         hoists_quantizers: write a quantizer that follows a Concat on its inputs as well, where it ends a convolution.
         shuffles_codes: quantize before a DepthToSpace that a quantizer follows, and shuffle the codes.
+        stores_integers: weights and biases are integers in the file. TensorRT takes INT8 only from a QuantizeLinear, so
+            its weights are stored as the float32 values that the codes mean, with a QuantizeLinear behind them, and
+            its biases as float32.
         pads_codes: a Pad between DequantizeLinear and a convolution does not keep it from running in integers.
         note: what a reader of a report about this engine has to know.
     """
@@ -75,6 +78,7 @@ class EngineRules:
     needs_output_quantizer: bool = False
     hoists_quantizers: bool = False
     shuffles_codes: bool = False
+    stores_integers: bool = True
     pads_codes: bool = False
     note: str = ""
 
@@ -114,7 +118,10 @@ ENGINES = {
         shuffles_codes=True,
     ),
     "tensorrt": EngineRules(
-        "tensorrt", clip="float", note="Written by NVIDIA's published rules; no TensorRT engine was built from it yet."
+        "tensorrt",
+        clip="float",
+        stores_integers=False,
+        note="Written by NVIDIA's published rules; no TensorRT engine was built from it yet.",
     ),
 }
 

@@ -17,7 +17,6 @@ from srq_nni.speedup import markers
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.graph import build_graph, float_graph
-from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.lint import Verdict, lint_graph
 from srq_nni.speedup.pixel_shuffle import reorder_pixel_shuffles
 from srq_nni.speedup.table import text_table
@@ -135,7 +134,7 @@ def export_float_onnx(model: nn.Module, path: str | os.PathLike[str], *, sample:
     target = _writable(path)
     network = copy.deepcopy(model).float().cpu().eval()
     markers.remove(network)
-    proto = import_or_explain("onnx", "onnx").load_model_from_string(float_graph(network, sample))
+    proto = float_graph(network, sample)
     reorder_pixel_shuffles(proto)
     write_atomically(target, proto.SerializeToString())
     return target

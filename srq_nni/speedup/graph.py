@@ -64,7 +64,7 @@ def build_graph(
     entries.update(metadata or {})
     weights = {name: _weight_of(network, name) for name in integers.layers}
     markers.mark(network)
-    proto = onnx.load_model_from_string(float_graph(network, sample))
+    proto = float_graph(network, sample)
     QDQWriter(proto, rules).write(integers, weights)
     _forget_markers(proto)
     reorder_pixel_shuffles(proto)
@@ -88,8 +88,9 @@ def check_accumulator(layer: IntegerConv) -> None:
         )
 
 
-def float_graph(network: nn.Module, sample: torch.Tensor | None) -> bytes:
-    """Return the serialized float graph. BatchNorm is not folded, which would change quantized weights."""
+def float_graph(network: nn.Module, sample: torch.Tensor | None) -> Any:
+    """Return the float graph, an ``onnx.ModelProto``. BatchNorm is not folded, which would change quantized weights."""
+    onnx = import_or_explain("onnx", "onnx")
     sample = default_sample(network) if sample is None else sample
     spatial = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", 2: "out_height", 3: "out_width"}}
     try:
@@ -107,12 +108,28 @@ def float_graph(network: nn.Module, sample: torch.Tensor | None) -> bytes:
                 dynamic_axes=spatial,
                 training=torch.onnx.TrainingMode.PRESERVE,
             )
-            return path.read_bytes()
+            proto = onnx.load(path)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ExportError(
             f"torch.onnx cannot trace the network with an input of shape {tuple(sample.shape)}: {error}; "
             "give a sample that the network accepts"
         ) from error
+    _unshare_constants(proto.graph)
+    return proto
+
+
+def _unshare_constants(graph: Any) -> None:
+    """Give each layer constants of its own, in place.
+
+    The exporter stores equal ones (fresh biases) once and puts an Identity before the other layers; TensorRT wants
+    biases that are constants themselves.
+    """
+    constants = {constant.name: constant for constant in graph.initializer}
+    shared = [node for node in graph.node if node.op_type == "Identity" and node.input[0] in constants]
+    for node in shared:
+        graph.initializer.add().CopyFrom(constants[node.input[0]])
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
 
 
 def _weight_of(network: nn.Module, name: str) -> torch.Tensor:

@@ -75,10 +75,11 @@ class _Graph:
             tensor = node.input[0]
 
     def _constant_behind(self, name: str) -> str | None:
-        """Return the constant that a weight or bias is, or is dequantized from, unless something else reads it."""
+        """Return the constant that a weight or bias is, or is (de)quantized from, unless something else reads it."""
         while name not in self.constants:
             node = self.producers.get(name)
-            if node is None or node.op_type != "DequantizeLinear" or self.readers[name] != 1:
+            quantizes = node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear")
+            if node is None or not quantizes or self.readers[name] != 1:
                 return None
             name = node.input[0]
         return name if self.readers[name] == 1 else None

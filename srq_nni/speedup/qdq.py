@@ -23,7 +23,8 @@ class QDQWriter:
     """Changes ``proto`` in place so that its quantized layers read integers.
 
     Tensors and nodes are named after the place: ``body.0.conv1.input_q`` is QuantizeLinear, ``.input_clip`` Clip,
-    ``.input_dq`` DequantizeLinear; ``body.0.conv1.weight_q`` is the int8 weight. Scales and zero points are 0-d.
+    ``.input_dq`` DequantizeLinear; ``body.0.conv1.weight_q`` is the int8 weight, constant or (TensorRT) QuantizeLinear
+    of the constant ``body.0.conv1.weight_value``. Scales and zero points are 0-d.
     In every case value = scale of DequantizeLinear x (code - zero point).
     A tensor that several quantizers read on the same grid is quantized once, under the name of the first.
     """
@@ -112,25 +113,25 @@ class QDQWriter:
         zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
         low = 0 if nonnegative else grid.minimum
         value, step = source, scale
-        if self.rules.clip == "float":
+        limited = not self._ends_as_codes_do(container, low, grid.maximum, nonnegative)
+        if self.rules.clip == "float" and limited:
             value = self._clip(prefix, source, _value(low, grid), _value(grid.maximum, grid))
         if self.rules.rounds_first:
             value = self._node("Round", [self._node("Div", [value, scale], f"{prefix}_div")], f"{prefix}_round")
             step = self._constant("unit_scale", np.array(1, np.float32))
         codes = self._node("QuantizeLinear", [value, step, zero], f"{prefix}_q")
-        if self.rules.clip == "integer":
-            codes = self._clip_codes(prefix, codes, container, low, grid.maximum, nonnegative)
+        if self.rules.clip == "integer" and limited:
+            limits = (np.array(code + container.zero_point, container.dtype) for code in (low, grid.maximum))
+            codes = self._clip(prefix, codes, *limits)
         if shuffle is not None:
             shuffle.input[0], codes = codes, shuffle.output[0]
             self.nodes.append(shuffle)
         return self._node("DequantizeLinear", [codes, scale, zero], f"{prefix}_dq")
 
-    def _clip_codes(self, prefix: str, codes: str, container: Container, low: int, high: int, nonnegative: bool) -> str:
-        """Limit stored codes, unless the byte ends where they end."""
-        if (nonnegative or low == container.minimum) and high == container.maximum:
-            return codes
-        limits = (np.array(code + container.zero_point, container.dtype) for code in (low, high))
-        return self._clip(prefix, codes, *limits)
+    @staticmethod
+    def _ends_as_codes_do(container: Container, low: int, high: int, nonnegative: bool) -> bool:
+        """Whether the byte saturates where the codes end, so that no Clip is needed."""
+        return (nonnegative or low == container.minimum) and high == container.maximum
 
     def _gated_activation(
         self, source: str, output: str, activation: IntegerActivation, inputs: list[str], nonnegative: bool
@@ -180,10 +181,15 @@ class QDQWriter:
         factor = layer.fineness
         if self.rules.even_weights:
             factor = max(factor, min(2, finest_multiple(grid)))
+        step = np.array(grid.scale / factor, np.float32)
         stored = (codes * factor + container.zero_point).numpy().astype(container.dtype)
-        quantized = self._constant(f"{prefix}_q", stored)
-        scale = self._constant(f"{prefix}_scale", np.array(grid.scale / factor, np.float32))
+        scale = self._constant(f"{prefix}_scale", step)
         zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
+        if self.rules.stores_integers:
+            quantized = self._constant(f"{prefix}_q", stored)
+        else:
+            value = self._constant(f"{prefix}_value", stored * step)  # a multiple of the step, so Q gives the code back
+            quantized = self._node("QuantizeLinear", [value, scale, zero], f"{prefix}_q")
         return self._node("DequantizeLinear", [quantized, scale, zero], f"{prefix}_dq")
 
     def _other(self, node: Any, integers: IntegerNetwork, owners: Mapping[str, str], placement: Placement) -> None:
@@ -218,7 +224,7 @@ class QDQWriter:
             return self._constant(f"{prefix}_column", bias.view(1, -1, 1, 1).numpy())
         if layer.bias_codes is None:
             return ""
-        if self.rules.clip == "float":
+        if not self.rules.stores_integers:
             node.input[2] = self._constant(f"{prefix}_on_grid", bias.numpy())
             return ""
         if f"{prefix}_q" not in self._constants:
