@@ -3,6 +3,7 @@
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
 from srq_nni.speedup.engine import PrecisionReport
 from srq_nni.speedup.export import ExportReport, LayerReport, export_float_onnx, export_onnx
+from srq_nni.speedup.lint import LintReport, Verdict, lint_onnx
 from srq_nni.speedup.onnxruntime import ModelSpeedupONNXRuntime
 from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
 from srq_nni.speedup.simulator import integer_simulator
@@ -12,11 +13,14 @@ __all__ = [
     "CertificateRow",
     "ExportReport",
     "LayerReport",
+    "LintReport",
     "ModelSpeedupONNXRuntime",
     "ModelSpeedupOpenVINO",
     "PrecisionReport",
+    "Verdict",
     "certify",
     "export_float_onnx",
     "export_onnx",
     "integer_simulator",
+    "lint_onnx",
 ]

@@ -64,7 +64,6 @@ class EngineRules:
         stores_integers: weights and biases are integers in the file. TensorRT takes INT8 only from a QuantizeLinear, so
             its weights are stored as the float32 values that the codes mean, with a QuantizeLinear behind them, and
             its biases as float32.
-        pads_codes: a Pad between DequantizeLinear and a convolution does not keep it from running in integers.
         note: what a reader of a report about this engine has to know.
     """
 
@@ -79,7 +78,6 @@ class EngineRules:
     hoists_quantizers: bool = False
     shuffles_codes: bool = False
     stores_integers: bool = True
-    pads_codes: bool = False
     note: str = ""
 
     def container(self, grid: IntegerGrid, nonnegative: bool) -> Container | None:
@@ -106,7 +104,6 @@ ENGINES = {
         rounds_first=True,
         even_weights=True,
         shuffles_codes=True,
-        pads_codes=True,
     ),
     "onnxruntime": EngineRules(
         "onnxruntime",
