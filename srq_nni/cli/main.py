@@ -16,6 +16,7 @@ from srq_nni.errors import SRQError, did_you_mean
 COMMANDS = {
     "train": "train a network from a BasicSR option file",
     "test": "test a network from a BasicSR option file",
+    "schema": "write the JSON schema of option files, for editors",
     "export": "write a trained checkpoint as an integer ONNX file",
     "report": "show what a training run did, as one HTML page",
 }

@@ -37,7 +37,8 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
         compat.normalise_argv(argv)
     )
     cpu_distributed.enable()
-    check_options(read_options(args.opt, args.force_yml), is_train=is_train, launcher=args.launcher)
+    for warning in check_options(read_options(args.opt, args.force_yml), is_train=is_train, launcher=args.launcher):
+        sys.stderr.write(f"srq: warning: {warning}\n")
     compat.patch_options(loader_with(args.force_yml))
     if is_train:
         resume.install()

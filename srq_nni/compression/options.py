@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from srq_nni.compression.presets import WIRINGS
-from srq_nni.compression.profiles import SWITCHES, apply_profile, default_of
+from srq_nni.compression.profiles import PROFILES, SWITCHES, apply_profile, default_of
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
-from srq_nni.quantization.grid import check_bits
-from srq_nni.quantization.methods import get_method
+from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
+from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits
+from srq_nni.quantization.methods import METHODS, get_method
 from srq_nni.quantization.targets import WEIGHT
+from srq_nni.validation import Number, Whole, sentence
 
 BESIDE_CONFIG_LIST = {
     "bits": "give quant_dtype there",
@@ -28,61 +39,75 @@ CHOICES = {
     "gate_gradient": ("straight_through", "official"),
     "observed_weights": ("float", "quantized"),
 }
+CALIBRATIONS = {"pams": PAMSActivation.CALIBRATIONS, "ddtb": DDTBActivation.CALIBRATIONS}
+BitWidth = Annotated[int, WithJsonSchema({"type": "integer", "minimum": MIN_BITS, "maximum": MAX_BITS})]
+
+
+def _one_of(names: Iterable[str]) -> WithJsonSchema:
+    """The validators below have sentences of their own; this tells editors what they allow."""
+    return WithJsonSchema({"type": "string", "enum": list(dict.fromkeys(names))})
 
 
 class Bits(BaseModel):
     """Bit widths of weights and activations, 2 to 8 each."""
 
-    model_config = ConfigDict(extra="forbid")
-    weight: int
-    activation: int
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    weight: BitWidth
+    """Bits of the weights, 2 to 8."""
+    activation: BitWidth
+    """Bits of the activations, 2 to 8."""
 
 
 class QuantizationOptions(BaseModel):
-    """The ``quantization:`` block of a BasicSR YAML file; ``profiles.SWITCHES`` gives the defaults and their reasons.
+    """What is quantized, how and to how many bits. Delete the block and set ``model_type: SRModel``: float training.
 
-    Attributes:
-        quantizer: ``pams`` or ``ddtb``.
-        bits: 2 to 8, or ``{weight: .., activation: ..}``; needed unless there is a config_list.
-        profile: ``official`` sets all keys below, up to ``feature``, to what the papers' released code does.
-        wiring: where the preset of the architecture puts quantizers: ``paper``, ``deploy`` or ``official``.
-        student: starts from the ``float`` weights of ``path: pretrain_network_g``, or from ``random`` ones.
-        head: bits of the convolutions before the body, 2 to 8; floating point if missing, as in both papers.
-        tail: bits of those after it (last body convolution, upsampler, output); a float tail bounds the speed.
-        config_list: NNI's format, instead of the preset.
-        calibration: how activation bounds start; the allowed names depend on the quantizer.
-        calibration_iters: number of iterations of the first phase: PAMS trains while its bounds follow the running
-            statistic, DDTB watches float activations without an update.
-        static_iters: number of iterations that DDTB then trains with its gates held at zero (DDTB only).
-        dynamic_ratio: share of activation quantizers that get a gate; the preset's if missing (DDTB only).
-        gate_statistics, gate_gradient: see ``quantization.gate.gate_quantize`` (DDTB only).
-        gate_loss_weight: weight of the regulariser that holds the gates, for images in [0, 1] (DDTB only).
-        percentile: of DDTB's bounds and weights; the preset's value if missing.
-        limit_levels: clamp DDTB's codes to 2^k levels.
-        observed_weights: whether weights are ``float`` or ``quantized`` while DDTB observes activations.
-        feature: module whose input SKT compares; the preset's if missing.
+    ``profiles.SWITCHES`` gives the defaults and their reasons. The text below each key is its description in the JSON
+    schema of option files, too.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    quantizer: str
-    bits: int | Bits | None = None
-    profile: str = "default"
-    wiring: str = default_of("wiring")
-    student: str = default_of("student")
-    head: int | None = None
-    tail: int | None = None
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    quantizer: Annotated[str, _one_of(METHODS)]
+    """pams (symmetric, trainable maximum) or ddtb (trainable lower and upper bound, gates)."""
+    bits: BitWidth | Bits | None = None
+    """2 to 8, or {weight: .., activation: ..}; needed unless there is a config_list."""
+    profile: Annotated[str, _one_of(PROFILES)] = "default"
+    """official sets all keys below, up to feature, to what the papers' released code does; a key beside it wins."""
+    wiring: Annotated[str, _one_of(WIRINGS)] = default_of("wiring")
+    """Where the preset of the architecture puts quantizers: paper (input and weight of every body convolution), deploy
+    (skips and branches, too, for ONNX Runtime and TensorRT) or official (as the released code; not for engines)."""
+    student: Annotated[str, _one_of(CHOICES["student"])] = default_of("student")
+    """Whether the network starts from the weights of path: pretrain_network_g (float), or from random ones (random)."""
+    head: BitWidth | None = None
+    """Bits of the convolutions before the body, 2 to 8; floating point if missing, as in both papers."""
+    tail: BitWidth | None = None
+    """Bits of those after it (last body convolution, upsampler, output), 2 to 8; a float tail bounds the speed."""
     config_list: list[dict[str, Any]] | None = None
-    calibration: str | None = None
-    calibration_iters: int = Field(default=default_of("calibration_iters"), ge=0)
-    static_iters: int = Field(default=default_of("static_iters"), ge=0)
-    dynamic_ratio: float | None = Field(default=default_of("dynamic_ratio"), ge=0, le=1)
-    gate_statistics: str = default_of("gate_statistics")
-    gate_gradient: str = default_of("gate_gradient")
-    gate_loss_weight: float = Field(default=default_of("gate_loss_weight"), ge=0)
-    percentile: float | None = default_of("percentile")
+    """Modules, targets and bits in NNI's format, instead of the preset."""
+    calibration: Annotated[str, _one_of(name for names in CALIBRATIONS.values() for name in names)] | None = None
+    """How activation bounds start. pams: max (default), mse or official; ddtb: percentile (default) or official."""
+    calibration_iters: Whole = Field(default=default_of("calibration_iters"), ge=0)
+    """Iterations of the first phase: PAMS trains while its bounds follow the running statistic, DDTB watches float
+    activations without an update. The papers' is 1000."""
+    static_iters: Whole = Field(default=default_of("static_iters"), ge=0)
+    """Iterations that DDTB then trains with its gates held at zero (ddtb only). The paper's is 4000."""
+    dynamic_ratio: Number | None = Field(default=default_of("dynamic_ratio"), ge=0, le=1)
+    """Share of activation quantizers that get a gate; the published one of the architecture if missing (ddtb only)."""
+    gate_statistics: Annotated[str, _one_of(CHOICES["gate_statistics"])] = default_of("gate_statistics")
+    """Minimum and maximum that a gate sees: of each image (per_sample) or of the whole batch (official) (ddtb only)."""
+    gate_gradient: Annotated[str, _one_of(CHOICES["gate_gradient"])] = default_of("gate_gradient")
+    """straight_through trains all parameters of a gate, official its last convolution (ddtb only)."""
+    gate_loss_weight: Number = Field(default=default_of("gate_loss_weight"), ge=0)
+    """Weight of the regulariser that holds the gates, for images in [0, 1] (ddtb only)."""
+    percentile: Annotated[Number, Field(gt=50, le=100)] | None = default_of("percentile")
+    """Percentile of DDTB's bounds and weights; the published one of the architecture if missing (ddtb only)."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
-    observed_weights: str = default_of("observed_weights")
+    """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
+    observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")
+    """Whether weights are float or quantized while DDTB observes activations (ddtb only)."""
     feature: str | None = None
+    """Module whose input SKT compares; the preset's if missing."""
 
     @field_validator("bits", mode="before")
     @classmethod
@@ -122,10 +147,14 @@ class QuantizationOptions(BaseModel):
         if self.config_list is not None and not self.config_list:
             raise OptionError("config_list: it is empty; name modules in it, or delete it to get the preset")
         if self.config_list is None and self.bits is None:
-            raise OptionError("key 'bits' is missing; add it below 'quantization:'")
+            raise OptionError("key 'bits' is missing; add it")
         for key in GATE_KEYS:
             if key in self.model_fields_set and self.quantizer != "ddtb":
                 raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
+        names = CALIBRATIONS[self.quantizer]
+        if self.calibration is not None and self.calibration not in names:
+            near = did_you_mean(self.calibration, names)
+            raise OptionError(f"calibration: {self.calibration!r} is not known; give one of {', '.join(names)}{near}")
         if self.quantizer == "ddtb" and self.calibration_iters < 1:
             raise OptionError("calibration_iters: 0 leaves ddtb without an observation; give at least 1")
         for key, instead in BESIDE_CONFIG_LIST.items():
@@ -158,21 +187,7 @@ def options_from(block: Mapping[str, Any]) -> QuantizationOptions:
     except QuantizationError as error:
         raise OptionError(f"quantization: {error}") from None
     except ValidationError as error:
-        raise OptionError(f"quantization: {_sentence(error)}") from None
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, Exception):
-        return str(cause)
-    if first["type"] == "extra_forbidden":
-        known = QuantizationOptions.model_fields
-        return f"key '{key}' is not known; allowed are {', '.join(known)}{did_you_mean(key, known)}"
-    if first["type"] == "missing":
-        return f"key '{key}' is missing; add it below 'quantization:'"
-    return f"{key}: {first['input']!r} is not allowed ({first['msg'][0].lower()}{first['msg'][1:]})"
+        raise OptionError(f"quantization: {sentence(error.errors()[0], QuantizationOptions)}") from None
 
 
 def check_wiring(wiring: str) -> str:

@@ -16,32 +16,27 @@ from srq_nni.archs.aliases_arch import is_alias
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import find_preset
-from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.errors import OptionError
 from srq_nni.models import cpu_distributed
 from srq_nni.models.base import check_base_model
 from srq_nni.models.feature import InputRecorder
 from srq_nni.models.preflight_alias import check_alias, refuse_alias
 from srq_nni.models.preflight_data import check_datasets
 from srq_nni.models.quant_sr_model import check_parallel
-from srq_nni.models.rules import buildable, known, need, number
+from srq_nni.models.rules import buildable, fits, known, need
+from srq_nni.models.schema import check_kinds
 from srq_nni.models.speed import check_speed
+from srq_nni.models.unknown_keys import check_spelling
 
 REQUIRED = {
     True: ("name", "model_type", "num_gpu", "datasets", "network_g", "path", "train", "logger"),
     False: ("name", "model_type", "num_gpu", "datasets", "network_g", "path", "val"),
 }
-BLOCKS = ("datasets", "network_g", "path", "train", "val", "logger")
 REQUIRED_BELOW = {
     "train": ("total_iter", "optim_g", "scheduler"),
     "logger": ("print_freq", "save_checkpoint_freq", "use_tb_logger"),
 }
-PATH_KINDS = {  # beginning of a key of `path` -> what its value must be
-    "pretrain_network_": str,
-    "param_key_": str,
-    "strict_load_": bool,
-    "resume_state": str,
-    "ignore_resume_networks": list,
-}
+LONGEST_NAME = 200  # bytes; BasicSR appends dates to it, and files may have 255
 SCHEDULERS = {
     "MultiStepLR": lr_scheduler.MultiStepRestartLR,
     "MultiStepRestartLR": lr_scheduler.MultiStepRestartLR,
@@ -49,37 +44,34 @@ SCHEDULERS = {
 }
 
 
-def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "none") -> None:
+def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "none") -> list[str]:
     """Check the options of a run: keys, quantization, checkpoints against networks, every image.
+
+    Returns:
+        Sentences about what is allowed but surely not meant: keys that nothing reads.
 
     Raises:
         SRQError: one sentence that names the key or the file, what was given and what is allowed.
     """
-    for key in REQUIRED[is_train]:
-        if opt.get(key) is None:
-            raise OptionError(f"key '{key}' is missing; add it, as in the files of basicsr_configs/")
-    for key in BLOCKS:
-        if opt.get(key) is not None and not isinstance(opt[key], Mapping):
-            raise OptionError(f"{key}: {opt[key]!r} is not a block of keys; add its keys below it, indented")
-    if not isinstance(opt["name"], str) or "/" in opt["name"]:
-        raise OptionError(f"name: {opt['name']!r} cannot name a folder; give a plain word")
-    _check_paths(opt["path"])
-    if opt.get("manual_seed") is not None:
-        number("manual_seed", opt["manual_seed"], below=2**32, whole=True)
+    need("", opt, REQUIRED[is_train])
+    check_kinds(opt)
+    model_type = opt["model_type"]
+    known("model_type", model_type, MODEL_REGISTRY)
+    quantized = issubclass(MODEL_REGISTRY.get(model_type), MODEL_REGISTRY.get("QuantSRModel"))
+    check_base_model(opt, quantized=quantized, is_train=is_train)
+    warnings = check_spelling(opt)
+    _check_name(opt["name"])
     gpus = _check_gpus(opt["num_gpu"], launcher)
+    need("network_g", opt["network_g"], ["type"])
     if is_train:
         _check_training(opt)
     if opt.get("val") is not None:
         _check_validation(opt["val"], is_train)
-    model_type = opt["model_type"]
-    known("model_type", model_type, MODEL_REGISTRY)
-    quantized = issubclass(MODEL_REGISTRY.get(model_type), MODEL_REGISTRY.get("QuantSRModel"))
     if "quantization" in opt and not quantized:
         raise OptionError(
             f"quantization: the block is given but model_type is '{model_type}', which ignores it; "
             "set model_type: QuantSRModel, or delete the block"
         )
-    check_base_model(opt, quantized=quantized, is_train=is_train)
     check_speed(opt, quantized=quantized)
     if opt["network_g"].get("upscale", opt.get("scale")) != opt.get("scale"):
         raise OptionError(
@@ -96,23 +88,16 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "no
     else:
         _check_float_model(opt)
     check_datasets(opt["datasets"], opt.get("scale"), is_train=is_train)
+    return warnings
 
 
-def _check_paths(path: Mapping[str, Any]) -> None:
-    """Check the kinds of values, and the keys: BasicSR makes a folder of every key that it does not know."""
-    for key, value in path.items():
-        kind = next((kind for prefix, kind in PATH_KINDS.items() if str(key).startswith(prefix)), None)
-        if kind is None:
-            near = did_you_mean(key, ["pretrain_network_g", "pretrain_network_t", *PATH_KINDS])
-            raise OptionError(f"path: key '{key}' is not known and would become a folder{near or '; delete it'}")
-        if value is not None and (not isinstance(value, kind) or value == ""):
-            raise OptionError(f"path: {key}: {value!r} is not allowed; give a {kind.__name__}")
+def _check_name(name: str) -> None:
+    """BasicSR moves ``experiments/NAME`` out of the way, which must be a folder of its own."""
+    if name in (".", "..") or not name.isprintable() or "/" in name or len(name.encode()) > LONGEST_NAME:
+        raise OptionError(f"name: {name[:80]!r} cannot name a folder; give a plain word")
 
 
-def _check_gpus(given: Any, launcher: str) -> int:
-    whole = isinstance(given, int) and not isinstance(given, bool)
-    if given != "auto" and not (whole and given >= 0):
-        raise OptionError(f"num_gpu: {given!r} is not allowed; give a whole number, or auto")
+def _check_gpus(given: int | str, launcher: str) -> int:
     count = torch.cuda.device_count() if given == "auto" else int(given)
     on_cpu = launcher == "pytorch" and cpu_distributed.is_enabled()
     if launcher != "none" and not torch.cuda.is_available() and not on_cpu:
@@ -130,46 +115,36 @@ def _check_training(opt: Mapping[str, Any]) -> None:
         need(name, opt[name], keys)
     for key in ("optim_g", "scheduler"):
         need(f"train: {key}", train[key], ["type"])
-    settings = dict(train["optim_g"])
-    if settings.pop("type") != "Adam":
-        raise OptionError(f"train: optim_g: type {train['optim_g']['type']!r} is not known to BasicSR 1.4.2; give Adam")
+    settings = {key: value for key, value in train["optim_g"].items() if key != "type"}
     need("train: optim_g", settings, ["lr"])
     optimizer = buildable("train: optim_g", torch.optim.Adam, [torch.nn.Parameter(torch.zeros(1))], **settings)
-    bounds = train.get("optim_q", {"lr": 0.0})
-    need("train: optim_q", bounds, ["lr"])
-    number("train: optim_q: lr", bounds["lr"])
-    if set(bounds) != {"lr"}:
-        raise OptionError(f"train: optim_q: {dict(bounds)!r} is not allowed; give lr and nothing else")
-    settings = dict(train["scheduler"])
-    known("train: scheduler: type", kind := settings.pop("type"), SCHEDULERS.items())
-    buildable("train: scheduler", SCHEDULERS[kind], optimizer, **settings)
+    if "optim_q" in train:
+        need("train: optim_q", train["optim_q"], ["lr"])
+    settings = {key: value for key, value in train["scheduler"].items() if key != "type"}
+    buildable("train: scheduler", SCHEDULERS[train["scheduler"]["type"]], optimizer, **settings)
     if not (train.get("pixel_opt") or train.get("perceptual_opt")):
         raise OptionError("train: neither pixel_opt nor perceptual_opt is given; add a loss")
     for key, block in train.items():
-        if key in ("pixel_opt", "skt_opt") and block:
-            need(f"train: {key}", block, ["type"])
-            known(f"train: {key}: type", block["type"], LOSS_REGISTRY)
-            arguments = {name: value for name, value in block.items() if name != "type"}
-            loss = buildable(f"train: {key}", LOSS_REGISTRY.get(block["type"]), **arguments)
-            buildable(f"train: {key}", loss, torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
-    number("train: ema_decay", train.get("ema_decay", 0), below=1)
-    number("train: total_iter", train["total_iter"], least=1)
-    for key in ("print_freq", "save_checkpoint_freq"):
-        number(f"logger: {key}", opt["logger"][key], least=1)
-    if not isinstance(opt["logger"]["use_tb_logger"], bool):
-        raise OptionError(
-            f"logger: use_tb_logger: {opt['logger']['use_tb_logger']!r} is not allowed; give true or false"
-        )
+        if str(key).endswith("_opt") and block:
+            _check_loss(f"train: {key}", block, whole=key in ("pixel_opt", "skt_opt"))
     resume = opt["path"].get("resume_state")
     if resume and not Path(str(resume)).expanduser().is_file():
         raise OptionError(f"path: resume_state: '{resume}' does not exist; give a .state file, or use --auto_resume")
 
 
+def _check_loss(where: str, block: Any, *, whole: bool) -> None:
+    need(where, block, ["type"])
+    known(f"{where}: type", block["type"], LOSS_REGISTRY)
+    arguments = {name: value for name, value in block.items() if name != "type"}
+    fits(where, LOSS_REGISTRY.get(block["type"]), arguments)
+    if whole:
+        loss = buildable(where, LOSS_REGISTRY.get(block["type"]), **arguments)
+        buildable(where, loss, torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+
+
 def _check_validation(val: Mapping[str, Any], is_train: bool) -> None:
     need("val", val, ["val_freq", "save_img"] if is_train else ["save_img"])
-    if is_train:
-        number("val: val_freq", val["val_freq"], least=1)
-    elif val["save_img"] and "suffix" not in val:
+    if not is_train and val["save_img"] and "suffix" not in val:
         raise OptionError("val: key 'suffix' is missing; add it (suffix: ~ takes the name of the run)")
     metrics = {} if val.get("metrics") is None else val["metrics"]
     need("val: metrics", metrics)
@@ -178,7 +153,6 @@ def _check_validation(val: Mapping[str, Any], is_train: bool) -> None:
         known(f"val: metrics: {name}: type", metric["type"], METRIC_REGISTRY)
         if "crop_border" in inspect.signature(METRIC_REGISTRY.get(metric["type"])).parameters:
             need(f"val: metrics: {name}", metric, ["crop_border"])
-            number(f"val: metrics: {name}: crop_border", metric["crop_border"], whole=True)
 
 
 def _check_float_model(opt: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,12 +18,16 @@ def known(where: str, given: Any, registry: Iterable[tuple[str, Any]]) -> None:
 
 
 def need(where: str, block: Any, keys: Iterable[str] = ()) -> None:
-    """Check that ``block`` is a block and has these keys."""
+    """Check that ``block`` is a block and has these keys; ``where`` is empty for the file itself."""
     if not isinstance(block, Mapping):
         raise OptionError(f"{where}: {block!r} is not a block of keys; add its keys below it, indented")
+    begin = f"{where}: " if where else ""
     for key in keys:
         if block.get(key) is None:
-            raise OptionError(f"{where}: key '{key}' is missing; add it, as in the files of basicsr_configs/")
+            near = [name for name in block if did_you_mean(name, [key])]
+            if key not in block and near:
+                raise OptionError(f"{begin}key '{key}' is missing; add it, or is '{near[0]}' a misspelling of it?")
+            raise OptionError(f"{begin}key '{key}' is missing; add it, as in the files of basicsr_configs/")
 
 
 def buildable(where: str, build: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
@@ -33,6 +38,14 @@ def buildable(where: str, build: Callable[..., Any], *args: Any, **arguments: An
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OptionError(f"{where}: {given or 'nothing given'} does not fit ({reason}); mend it") from None
+
+
+def fits(where: str, build: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check the names of keyword arguments without calling ``build``, which may load weights or start a GPU."""
+    try:
+        inspect.signature(build).bind_partial(**arguments)
+    except TypeError as error:
+        raise OptionError(f"{where}: {error}; mend it") from None
 
 
 def number(where: str, given: Any, *, least: float = 0.0, below: float = math.inf, whole: bool = False) -> None:

@@ -229,7 +229,7 @@ def test_what_is_stored_does_not_depend_on_the_table(
         ),
         ({"student": "x"}, "student: 'x' is not known; give one of float, random"),
         ({"observed_weights": "int"}, "observed_weights: 'int' is not known; give one of float, quantized"),
-        ({"limit_levels": "no"}, "limit_levels: 'no' is not allowed (input should be a valid boolean)"),
+        ({"limit_levels": "no"}, "limit_levels: 'no' is not allowed; give true or false"),
         (
             {"quantizer": "pams", "limit_levels": True},
             "limit_levels: pams has no such setting; delete it",

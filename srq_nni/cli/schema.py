@@ -1,0 +1,27 @@
+"""``srq schema``: the JSON schema of option files, with which an editor explains, completes and checks their keys."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the schema, or write it to a file."""
+    parser = argparse.ArgumentParser(prog="srq schema", description=__doc__, allow_abbrev=False)
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="file to write instead of printing")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    args = parser.parse_args(argv)
+
+    from srq_nni.atomic import atomic_file
+    from srq_nni.models.schema import json_schema
+
+    text = json.dumps(json_schema(), indent=2) + "\n"
+    if args.output is None:
+        sys.stdout.write(text)
+        return
+    with atomic_file(args.output) as file:
+        file.write(text.encode())
