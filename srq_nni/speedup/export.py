@@ -17,6 +17,7 @@ from srq_nni.speedup import markers
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.graph import build_graph, float_graph
+from srq_nni.speedup.image_metadata import write_metadata
 from srq_nni.speedup.lint import Verdict, lint_graph
 from srq_nni.speedup.pixel_shuffle import reorder_pixel_shuffles
 from srq_nni.speedup.table import text_table
@@ -100,7 +101,8 @@ def export_onnx(
         path: file to write; its folder must exist.
         engine: ``openvino``, ``onnxruntime`` or ``tensorrt``. A file for one engine is a valid ONNX file for all, but
             others may run it in floating point.
-        metadata: entries for the file's ``metadata_props``, such as ``{"wiring": "paper"}``.
+        metadata: entries for the file's ``metadata_props``, such as ``{"wiring": "paper"}``; ``{"value_range": "255"}``
+            for a network whose images are not in [0, 1], see ``image_metadata``.
         integer_bias: biases as int32 on the grid of the accumulator; None does as the engine wants it (ONNX Runtime:
             yes); see ``integers``.
         input_size: (height, width) at which coverage is counted.
@@ -126,16 +128,23 @@ def export_onnx(
     return ExportReport(target, engine, len(content), layers, certificate)
 
 
-def export_float_onnx(model: nn.Module, path: str | os.PathLike[str], *, sample: torch.Tensor | None = None) -> Path:
+def export_float_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    sample: torch.Tensor | None = None,
+) -> Path:
     """Write ``model`` as a plain float32 ONNX file, the baseline of every comparison; returns the path.
 
-    Quantizers in ``model`` are left out. Input, output and errors as for ``export_onnx``.
+    Quantizers in ``model`` are left out. Input, output, metadata and errors as for ``export_onnx``.
     """
     target = _writable(path)
     network = copy.deepcopy(model).float().cpu().eval()
     markers.remove(network)
     proto = float_graph(network, sample)
     reorder_pixel_shuffles(proto)
+    write_metadata(proto, metadata or {})
     write_atomically(target, proto.SerializeToString())
     return target
 
@@ -160,13 +169,17 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _network(model: nn.Module | str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:
-    """Return the network and, of a checkpoint, the wiring it names."""
+    """Return the network and, of a checkpoint, its type and wiring."""
     if isinstance(model, nn.Module):
         return model, {}
     from srq_nni import checkpoint
 
-    wiring = checkpoint.read(model).get(checkpoint.METADATA_KEY, {}).get("quantization", {}).get("wiring")
-    return checkpoint.load(model), {"wiring": str(wiring)} if wiring else {}
+    metadata = checkpoint.read(model).get(checkpoint.METADATA_KEY, {})
+    found = {
+        "network": metadata.get("network", {}).get("type"),
+        "wiring": metadata.get("quantization", {}).get("wiring"),
+    }
+    return checkpoint.load(model), {key: str(value) for key, value in found.items() if value}
 
 
 def _layer_report(row: CertificateRow, verdicts: tuple[Verdict, ...]) -> LayerReport:

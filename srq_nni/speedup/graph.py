@@ -20,13 +20,13 @@ from srq_nni.errors import ExportError, listing
 from srq_nni.quantization.methods import METHODS
 from srq_nni.speedup import markers
 from srq_nni.speedup.engine_rules import EngineRules
+from srq_nni.speedup.image_metadata import write_metadata
 from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.pixel_shuffle import reorder_pixel_shuffles
 from srq_nni.speedup.qdq import QDQWriter
 from srq_nni.speedup.sources import default_sample
 
-FORMAT_VERSION = 1
 OPSET = 17
 INPUT, OUTPUT = "input", "output"
 
@@ -60,7 +60,7 @@ def build_graph(
     integers = read_integers(network, integer_bias=integer_bias, sample=sample)
     for layer in integers.layers.values():
         check_accumulator(layer)
-    entries = {"srq_format": str(FORMAT_VERSION), "engine": rules.name, **_describe(network, integers)}
+    entries = {"engine": rules.name, **_describe(network, integers)}
     entries.update(metadata or {})
     weights = {name: _weight_of(network, name) for name in integers.layers}
     markers.mark(network)
@@ -68,8 +68,7 @@ def build_graph(
     QDQWriter(proto, rules).write(integers, weights)
     _forget_markers(proto)
     reorder_pixel_shuffles(proto)
-    onnx.helper.set_model_props(proto, entries)
-    proto.producer_name = "srq-nni"
+    write_metadata(proto, entries)
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)
     return proto, integers

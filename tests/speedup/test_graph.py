@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from srq_nni import __version__
 from srq_nni.errors import ExportError
 from srq_nni.quantization.activation import PAMSActivation
 from srq_nni.quantization.layers import attach_quantizer
@@ -131,6 +132,10 @@ def test_metadata_says_what_the_file_is() -> None:
         "weight_bits": "3",
         "activation_bits": "3",
         "wiring": "paper",
+        "scale": "2",
+        "value_range": "1",
+        "colours": "rgb",
+        "srq_version": __version__,
     }
     assert proto.producer_name == "srq-nni"
 

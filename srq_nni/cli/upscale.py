@@ -1,0 +1,99 @@
+"""``srq upscale``: an image or a folder of images, enlarged by a network in an engine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from srq_nni.speedup.upscale import Done, Job, Plan
+
+RESUME = "stopped; finished images are whole, and the same command with --skip-existing goes on with the others"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``srq upscale``."""
+    made = argparse.ArgumentParser(prog="srq upscale", description=__doc__, allow_abbrev=False)
+    made.add_argument("input", metavar="IN", help="image or folder of images")
+    made.add_argument("-m", "--model", required=True, metavar="MODEL", help="ONNX file, or a checkpoint of srq train")
+    made.add_argument("-o", "--output", required=True, metavar="OUT", help="image or folder to write")
+    made.add_argument("--engine", metavar="ENGINE", help="openvino, onnxruntime or tensorrt (default: the file's own)")
+    made.add_argument("--tile", type=int, metavar="N", help="pixels kept of each window; 0 for none (default: 256)")
+    made.add_argument("--overlap", type=int, metavar="N", help="pixels around them (default: what the network sees)")
+    made.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: its own choice)")
+    made.add_argument("--format", metavar="FORMAT", help="png, jpg, webp, tif or bmp for all results of a folder")
+    made.add_argument("--skip-existing", action="store_true", help="leave out images whose result is already there")
+    made.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger images (default: 89478485)")
+    made.add_argument(
+        "--value-range", type=float, metavar="R", help="value of white, for ONNX files of others: 1 or 255"
+    )
+    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    return made
+
+
+def main(argv: Sequence[str]) -> None:
+    """Enlarge as ``argv`` says and print what was done.
+
+    Raises:
+        SRQError: for wrong options, and at the end if an image failed.
+    """
+    args = parser().parse_args(argv)
+
+    from srq_nni.speedup import upscale
+
+    todo = upscale.plan(args.input, args.output, suffix=args.format, skip_existing=args.skip_existing)
+    for path in todo.skipped:
+        sys.stderr.write(f"srq: skipped '{path}'\n")
+    network = upscale.SRNetwork(args.model, engine=args.engine, threads=args.threads, value_range=args.value_range)
+    with _Progress(todo) as progress:
+        try:
+            outcome = upscale.run(
+                network,
+                todo.jobs,
+                tile=args.tile,
+                overlap=args.overlap,
+                max_pixels=upscale.MAX_PIXELS if args.max_pixels is None else args.max_pixels,
+                on_window=progress.window,
+                on_image=progress.image,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(RESUME) from None
+    seconds = sum(done.seconds for done in outcome.done)
+    count = f"{len(outcome.done)} image{'' if len(outcome.done) == 1 else 's'}"
+    sys.stdout.write(f"{count} x{network.scale} with {network.engine} in {seconds:.1f} s\n")
+    outcome.raise_if_failed()
+
+
+class _Progress:
+    """A bar of images and one of the windows of an image, on a terminal only, and a line for each image."""
+
+    def __init__(self, todo: Plan) -> None:
+        from tqdm import tqdm
+
+        several = len(todo.jobs) > 1
+        self.images = tqdm(total=len(todo.jobs), desc="Images", unit="image", disable=None if several else True)
+        self.windows = tqdm(desc="Windows", unit="window", disable=None, leave=False)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.windows.close()
+        self.images.close()
+
+    def window(self, done: int, total: int) -> None:
+        if done == 0:
+            self.windows.reset(total)
+        self.windows.update(done - self.windows.n)
+
+    def image(self, result: Done | tuple[Job, str]) -> None:
+        from tqdm import tqdm
+
+        self.images.update()
+        if isinstance(result, tuple):
+            tqdm.write(f"srq: {result[1]}", file=sys.stderr)
+            return
+        (height, width), (tall, wide) = result.input_size, result.output_size
+        tqdm.write(f"{result.job.target}: {width}x{height} -> {wide}x{tall}, {result.seconds:.1f} s", file=sys.stdout)

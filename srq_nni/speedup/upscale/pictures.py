@@ -1,0 +1,263 @@
+"""Image files of 8 and 16 bits: grey, RGB, palette, with alpha, upright whatever their EXIF orientation says.
+
+Pillow reads the header first, so that the size of an image is known before memory is taken for its pixels. It decodes 8
+bits; OpenCV decodes 16 bits, which Pillow would cut to 8 in colour.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+import tifffile
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from srq_nni.atomic import atomic_file, write_error
+from srq_nni.errors import DataError
+
+MAX_PIXELS = 89_478_485  # the limit at which Pillow starts to warn
+GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
+COLOUR_MODES = ("P", "PA", "RGB", "RGBA")
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+HOLD_16_BITS = ("PNG", "TIFF")
+HOLD_ALPHA = ("PNG", "TIFF", "WEBP")
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright image.
+
+    Attributes:
+        pixels: (H, W, C) uint8 or uint16, C is 1 (grey) or 3 (RGB).
+        alpha: (H, W) in the same dtype, or None.
+        profile: ICC colour profile of the pixels, or None.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    profile: bytes | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Return the image in ``path``.
+
+    Raises:
+        DataError: if the file is no image, is broken, has more than ``max_pixels`` pixels, several frames, or pixels
+            other than grey or RGB in 8 or 16 bits.
+    """
+    with _opened(path, max_pixels) as image:
+        mode, deep = image.mode, _has_16_bits(image)
+        orientation = _orientation(image)  # loads a PNG, and Pillow then forgets its depth
+        if mode not in GREY_MODES + COLOUR_MODES and not (deep and mode == "I"):
+            raise DataError(
+                f"'{path}' has pixels of mode {mode}; give grey or RGB pixels of 8 or 16 bits, with alpha or without"
+            )
+        image.load()
+        profile = image.info.get("icc_profile")
+        if deep:
+            pixels = _decode_16_bits(path, image.format)
+        else:
+            orientation = _orientation(image)  # Pillow turns TIFF files by itself when it loads them
+            pixels = _decode_8_bits(image)
+    pixels = _upright(pixels, orientation)
+    is_grey = mode in (*GREY_MODES, "I")
+    alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
+    return Picture(np.ascontiguousarray(pixels[..., : 1 if is_grey else 3]), alpha, profile or None)
+
+
+def write_picture(picture: Picture, path: Path) -> None:
+    """Write ``picture`` in the format that the name of ``path`` ends with, whole or not at all; folders are made.
+
+    Raises:
+        DataError: if the format is not known, or cannot hold 16 bits, alpha or the size.
+        WriteError: if the disk refuses the file.
+    """
+    check_format(path, deep=picture.pixels.dtype == np.uint16, alpha=picture.alpha is not None)
+    kind = FORMATS[path.suffix.lower()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
+    try:
+        with atomic_file(path) as file:
+            _encode(picture, kind, file, path)
+    except (ValueError, cv2.error) as error:
+        height, width = picture.size
+        raise DataError(f"{kind} cannot hold {width} x {height} pixels ({error}); write .png or .tif") from error
+
+
+def check_format(path: Path, *, deep: bool = False, alpha: bool = False) -> None:
+    """Check that the format of ``path`` is known and holds 16 bits (``deep``) and transparency where needed.
+
+    Raises:
+        DataError: names what it cannot hold, and formats that can.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"'{path.name}' has no known ending; give one of {', '.join(FORMATS)}")
+    if deep and kind not in HOLD_16_BITS:
+        raise DataError(f"'{path.name}': {kind} holds 8 bits and the image has 16; write .png or .tif")
+    if alpha and kind not in HOLD_ALPHA:
+        raise DataError(f"'{path.name}': {kind} has no transparency and the image has; write .png, .tif or .webp")
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """Yield the image with nothing but its header read; errors inside the block become ``DataError``."""
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # our own limit follows at once
+        try:
+            image = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+        with image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DataError(
+                    f"'{path}' has {width} x {height} pixels and the limit is {max_pixels}; raise it with "
+                    f"--max-pixels {width * height} if the memory is there"
+                )
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # phones put a small copy behind a photo
+                raise DataError(f"'{path}' has several frames or pages; give single images")
+            yield image
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(
+            f"'{path}' is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or BMP file"
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, cv2.error) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+        raise DataError(f"'{path}' cannot be read ({reason.splitlines()[0]}); give a whole image file") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _has_16_bits(image: ImageFile.ImageFile) -> bool:
+    """Whether the file holds 16 bits a channel, whatever mode Pillow would give it."""
+    arguments = image.tile[0].args if image.tile else ()
+    parts = arguments if isinstance(arguments, tuple) else (arguments,)
+    if image.format == "PPM" and len(parts) == 2 and isinstance(parts[1], int):
+        return parts[1] > 255
+    return any(isinstance(part, str) and ";16" in part for part in parts)
+
+
+def _decode_8_bits(image: Image.Image) -> np.ndarray:
+    """Return (H, W, C) uint8 in the order grey, alpha or red, green, blue, alpha."""
+    clear = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
+    base = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    target = base + "A" if clear else base
+    pixels = np.asarray(image if image.mode == target else image.convert(target))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _decode_16_bits(path: Path, kind: str | None) -> np.ndarray:
+    """Return (H, W, C) uint16 in the order red, green, blue, alpha; grey images may have 1 or 4 channels."""
+    content = io.BytesIO(path.read_bytes())
+    if kind == "TIFF":
+        with tifffile.TiffFile(content, mode="r+") as file:  # OpenCV would turn it, and not all the way
+            orientation = file.pages.first.tags.get(ExifTags.Base.Orientation)
+            if orientation is not None:
+                orientation.overwrite(1)
+    pixels = cv2.imdecode(np.frombuffer(content.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("OpenCV does not decode its 16 bits")
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return ``pixels`` (H, W, C) as a viewer shows them; ``orientation`` is EXIF's, from 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _encode(picture: Picture, kind: str, file: BinaryIO, path: Path) -> None:
+    if picture.pixels.dtype == np.uint16:
+        file.write(_png_16(picture, path)) if kind == "PNG" else _write_tiff_16(picture, file)
+        return
+    image = Image.fromarray(_channels(picture.pixels, picture.alpha))
+    try:
+        image.save(file, kind, icc_profile=picture.profile, **SAVE_OPTIONS.get(kind, {}))
+    except OSError as error:
+        if error.errno is None:  # the encoder's complaint, not the disk's
+            raise ValueError(str(error)) from error
+        raise
+
+
+def _channels(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Return (H, W, C) with ``alpha`` as the last channel; one channel alone is (H, W)."""
+    if alpha is not None:
+        return np.concatenate([pixels, alpha[..., None]], 2)
+    return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _deep_channels(picture: Picture) -> np.ndarray:
+    """Return what ``_channels`` does, but red, green and blue wherever there is alpha: few programs read the rest."""
+    pixels = picture.pixels
+    return _channels(pixels if picture.alpha is None or pixels.shape[2] == 3 else pixels.repeat(3, 2), picture.alpha)
+
+
+def _write_tiff_16(picture: Picture, file: Any) -> None:
+    pixels = _deep_channels(picture)
+    tifffile.imwrite(
+        file,
+        pixels,
+        photometric="minisblack" if pixels.ndim == 2 else "rgb",
+        planarconfig=None if pixels.ndim == 2 else "contig",
+        extrasamples=None if picture.alpha is None else ["unassalpha"],
+        compression="zlib",
+        iccprofile=picture.profile,
+        metadata=None,
+    )
+
+
+def _png_16(picture: Picture, path: Path) -> bytes:
+    pixels = _deep_channels(picture)
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    if picture.profile is None:
+        return cv2.imencode(".png", pixels)[1].tobytes()
+    content = b""
+    if hasattr(cv2, "imencodeWithMetadata"):
+        kinds, values = [cv2.IMAGE_METADATA_ICCP], [np.frombuffer(picture.profile, np.uint8)]
+        content = cv2.imencodeWithMetadata(".png", pixels, kinds, values)[1].tobytes()
+    if not content or Image.open(io.BytesIO(content)).info.get("icc_profile") != picture.profile:
+        raise DataError(
+            f"'{path.name}': OpenCV {cv2.__version__} cannot keep the colour profile in a PNG of 16 bits; "
+            "update opencv-python, or write .tif"
+        )
+    return content
