@@ -38,7 +38,7 @@ class Container:
         return self.minimum <= low and high <= self.maximum
 
 
-INT8, UINT8, UINT8_SIGNED = Container(np.int8, 0), Container(np.uint8, 0), Container(np.uint8, 128)
+INT8, UINT8 = Container(np.int8, 0), Container(np.uint8, 0)
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ class EngineRules:
 
     Attributes:
         name: as users write it.
-        containers: of activation codes, best first; the first that holds the codes is taken.
-        zero_points: whether codes that fit none of them may be written as uint8 with a zero point of their own.
+        containers: of activation codes, best first; the first that holds the codes is taken, uint8 after a ReLU only.
+        zero_points: whether codes that fit none of them may be written as uint8 with a zero point of their own. The
+            smallest code is stored as 0 then, so codes of up to 7 bits stay within 127, see ``byte_products``.
         clip: ``integer`` limits the codes between QuantizeLinear and DequantizeLinear, ``float`` the values before.
         rounds_first: write Div and Round before a QuantizeLinear of scale 1. OpenVINO quantizes by adding 128 in
             float32 before it rounds, which moves values within 2e-5 of a tie to the other code; on values that are
             already integers it is exact. It is faster, too.
-        even_weights: write codes that fit twice in int8 doubled, with half the scale. On CPUs without VNNI oneDNN
-            multiplies int8 weights by 0.5 and rounds them before an int8 x int8 convolution; even codes survive.
+        even_weights: double weight codes that fit twice in int8, with half the scale, where the input is int8, and
+            limit such an input by a Clip always, without which OpenVINO makes it uint8; see ``byte_products``.
         integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
@@ -65,6 +66,7 @@ class EngineRules:
             its weights are stored as the float32 values that the codes mean, with a QuantizeLinear behind them, and
             its biases as float32.
         note: what a reader of a report about this engine has to know.
+        without_vnni: the same for ``count`` layers that are exact only on CPUs with VNNI.
     """
 
     name: str
@@ -79,6 +81,7 @@ class EngineRules:
     shuffles_codes: bool = False
     stores_integers: bool = True
     note: str = ""
+    without_vnni: str = ""
 
     def container(self, grid: IntegerGrid, nonnegative: bool) -> Container | None:
         """Return what holds the codes of ``grid``, or None if nothing does.
@@ -99,20 +102,24 @@ class EngineRules:
 ENGINES = {
     "openvino": EngineRules(
         "openvino",
-        (INT8, UINT8),
+        (UINT8, INT8),
         zero_points=True,
         rounds_first=True,
         even_weights=True,
         shuffles_codes=True,
+        without_vnni="{count} of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products "
+        "of 8-bit codes.",
     ),
     "onnxruntime": EngineRules(
         "onnxruntime",
-        (UINT8, UINT8_SIGNED),
+        (UINT8,),
         zero_points=True,
         integer_bias=True,
         needs_output_quantizer=True,
         hoists_quantizers=True,
         shuffles_codes=True,
+        without_vnni="{count} of them saturate on CPUs without VNNI, unless the session has "
+        "session.x64quantprecision=1, as ModelSpeedupONNXRuntime sets it.",
     ),
     "tensorrt": EngineRules(
         "tensorrt",

@@ -14,6 +14,7 @@ from torch import nn
 from srq_nni.atomic import atomic_file
 from srq_nni.errors import ExportError
 from srq_nni.speedup import markers
+from srq_nni.speedup.byte_products import inexact_without_vnni
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.graph import build_graph, float_graph
@@ -51,6 +52,7 @@ class ExportReport:
         file_bytes: its size.
         layers: one entry per quantized convolution.
         certificate: exactness of their sums, and coverage.
+        inexact_without_vnni: layers whose products older x86 CPUs round or saturate, see ``byte_products``.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class ExportReport:
     file_bytes: int
     layers: tuple[LayerReport, ...]
     certificate: Certificate
+    inexact_without_vnni: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rows = [
@@ -71,13 +74,14 @@ class ExportReport:
             for layer in self.layers
         ]
         integer = sum(layer.runs_in_integers for layer in self.layers)
-        note = get_rules(self.engine).note
+        rules = get_rules(self.engine)
+        lossy = rules.without_vnni.format(count=len(self.inexact_without_vnni)) if self.inexact_without_vnni else ""
         exact = "exact" if self.certificate.exact_in_int32 else "NOT EXACT"
         return (
             f"{self.path} for {self.engine}, {self.file_bytes / 1e6:.2f} MB\n"
             f"{text_table(('layer', 'activation', 'weight', 'runs in', 'because'), rows)}\n"
             f"{integer} of {len(rows)} quantized convolutions in integers, accumulators {exact} in int32; "
-            f"coverage {self.certificate.coverage:.1%}" + (f"\n{note}" if note else "")
+            f"coverage {self.certificate.coverage:.1%}" + "".join(f"\n{note}" for note in (rules.note, lossy) if note)
         )
 
 
@@ -125,7 +129,7 @@ def export_onnx(
     write_atomically(target, content)
     verdicts = lint_graph(proto, rules)
     layers = tuple(_layer_report(row, verdicts) for row in certificate.rows)
-    return ExportReport(target, engine, len(content), layers, certificate)
+    return ExportReport(target, engine, len(content), layers, certificate, inexact_without_vnni(proto, rules))
 
 
 def export_float_onnx(

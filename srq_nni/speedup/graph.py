@@ -19,6 +19,7 @@ from torch import nn
 from srq_nni.errors import ExportError, listing
 from srq_nni.quantization.methods import METHODS
 from srq_nni.speedup import markers
+from srq_nni.speedup.byte_products import separate_weights
 from srq_nni.speedup.engine_rules import EngineRules
 from srq_nni.speedup.image_metadata import write_metadata
 from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
@@ -67,6 +68,8 @@ def build_graph(
     proto = float_graph(network, sample)
     QDQWriter(proto, rules).write(integers, weights)
     _forget_markers(proto)
+    if rules.needs_output_quantizer:
+        separate_weights(proto, rules)
     reorder_pixel_shuffles(proto)
     write_metadata(proto, entries)
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)

@@ -142,9 +142,14 @@ def read_convolutions(
     return {name: layer for name, layer in layers.items() if isinstance(model.get_submodule(name), QuantConv2d)}
 
 
-def finest_multiple(grid: IntegerGrid) -> int:
-    """Return the largest power of two by which all codes of ``grid`` can be multiplied within int8, at least 1."""
-    room = min(127 / max(grid.maximum, 1), 128 / max(-grid.minimum, 1))
+def finest_multiple(grid: IntegerGrid, largest: int = 127) -> int:
+    """Return the largest power of two by which all codes of ``grid`` can be multiplied in a signed range, at least 1.
+
+    Args:
+        grid: of a weight.
+        largest: end of the range, which begins at ``-largest - 1``.
+    """
+    room = min(largest / max(grid.maximum, 1), (largest + 1) / max(-grid.minimum, 1))
     return 2 ** max(math.floor(math.log2(room)), 0)
 
 
@@ -162,7 +167,8 @@ def _layer(name: str, layer: QuantizedLayer, source: IntegerActivation | None, i
     product = float(torch.tensor(source.grid.scale) * torch.tensor(grid.scale))
     if bias is None or not integer_bias:
         return IntegerConv(name, source, grid, codes, bias, None, product)
-    fineness = finest_multiple(grid)
+    # codes of 8 bits reach 255 when stored in a byte, and byte_products says what that leaves to the weights
+    fineness = finest_multiple(grid, 127 if source.grid.levels <= 128 else 63)
     bias_codes = _bias_codes(name, bias, product / fineness)
     return IntegerConv(name, source, grid, codes, None, bias_codes, product, fineness)
 

@@ -268,7 +268,8 @@ class _Linter:
     def _layer(self, node: Any) -> str:
         dequantizer = self._dequantizer(node.input[1])
         stored = dequantizer.input[0] if dequantizer is not None else ""
-        return stored.removesuffix(MARK_OF_WEIGHTS) if stored.endswith(MARK_OF_WEIGHTS) else ""
+        name, mark, _ = stored.partition(MARK_OF_WEIGHTS)
+        return name if mark else ""
 
     def _has_constant_weight(self, node: Any) -> bool:
         dequantizer = self._dequantizer(node.input[1])

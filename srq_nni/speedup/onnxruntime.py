@@ -5,7 +5,9 @@ most: all of them in wiring ``deploy``, every first one of a block in ``paper``.
 in float32, which is slower than the float network. ``precision_report()`` counts both.
 
 QLinearConv takes integer biases only, so the file holds biases on the grid of the accumulator and its reference is
-``integer_simulator(model, engine="onnxruntime")``.
+``integer_simulator(model, engine="onnxruntime")``. Convolutions with uint8 inputs beyond 127 (8 bits) and large weights
+are exact on CPUs without VNNI only with the session option ``PRECISION``, which a session of your own needs, too; see
+``byte_products``.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from srq_nni.speedup.byte_products import inexact_without_vnni
 from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
+from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
 
 INTEGER_NODES = ("QLinearConv", "ConvInteger")
 FLOAT_NODES = ("Conv", "FusedConv")
+PRECISION = ("session.x64quantprecision", "1")  # without effect on CPUs with VNNI
 FLOAT_NOTE = (
     "ONNX Runtime runs a convolution in integers only if its output is quantized too; this file has float convolutions "
     "over dequantized integers. Use wiring 'deploy', or OpenVINO for INT8 speed."
@@ -32,11 +37,14 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
 
     engine = "onnxruntime"
     _session: Any = None
+    _needs_precision = False
 
     def check_installed(self) -> None:
         import_or_explain("onnxruntime", "onnxruntime")
 
     def _build(self, content: bytes) -> bytes:
+        proto = import_or_explain("onnx", "onnxruntime").load_model_from_string(content)
+        self._needs_precision = bool(inexact_without_vnni(proto, get_rules(self.engine)))
         self._session = self._open(content)
         return content
 
@@ -44,6 +52,8 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
         runtime = import_or_explain("onnxruntime", "onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 3
+        if self._needs_precision:
+            options.add_session_config_entry(*PRECISION)
         if self.threads is not None:
             options.intra_op_num_threads = self.threads
         if optimized is not None:

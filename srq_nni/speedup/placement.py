@@ -26,6 +26,17 @@ class Placement:
             node = self._producers.get(node.input[0])
         return node is not None and node.op_type == "Relu"
 
+    def inputs_of_weight(self, marker: Any) -> list[Any]:
+        """Return the quantizers that the layers with the weight ``marker`` read, through a Pad at most."""
+        found = []
+        for layer in self._consumers.get(marker.output[0], []):
+            before = self._producers.get(layer.input[0])
+            if before is not None and before.op_type == "Pad":
+                before = self._producers.get(before.input[0])
+            if before is not None and _is_quantizer(before):
+                found.append(before)
+        return found
+
     def is_requantized(self, node: Any) -> bool:
         """Whether the output of a convolution goes to one quantizer with constant bounds and nowhere else.
 

@@ -55,11 +55,12 @@ class QDQWriter:
         owners: dict[str, str] = {}  # of a weight marker's output -> the layer
         for node in list(self.graph.node):
             if node.domain == DOMAIN:
-                name = node.attribute[0].s.decode()
+                name = _name(node)
                 if node.op_type == WEIGHT:
                     missing.discard(name)
                     owners[node.output[0]] = name
-                    self._names[node.output[0]] = self._weight(integers.layers[name])
+                    halved = self._may_be_halved(node, integers, placement)
+                    self._names[node.output[0]] = self._weight(integers.layers[name], halved)
                 else:
                     assert node.op_type == ACTIVATION
                     self._activation(node, integers.activations[name], placement.is_nonnegative(node.input[0]))
@@ -128,10 +129,10 @@ class QDQWriter:
             self.nodes.append(shuffle)
         return self._node("DequantizeLinear", [codes, scale, zero], f"{prefix}_dq")
 
-    @staticmethod
-    def _ends_as_codes_do(container: Container, low: int, high: int, nonnegative: bool) -> bool:
+    def _ends_as_codes_do(self, container: Container, low: int, high: int, nonnegative: bool) -> bool:
         """Whether the byte saturates where the codes end, so that no Clip is needed."""
-        return (nonnegative or low == container.minimum) and high == container.maximum
+        ends = (nonnegative or low == container.minimum) and high == container.maximum
+        return ends and not (self.rules.even_weights and container is INT8)
 
     def _gated_activation(
         self, source: str, output: str, activation: IntegerActivation, inputs: list[str], nonnegative: bool
@@ -146,25 +147,38 @@ class QDQWriter:
         rounded = self._node("Round", [ratio], f"{prefix}_round")
         above = self._node("Max", [rounded, low], f"{prefix}_above")
         codes = self._node("Min", [above, high], f"{prefix}_codes")
-        container = self._gated_container(activation, nonnegative)
+        container = self._container(activation, nonnegative)
         unit = codes
         if container is not None:
             scale = self._constant(f"{prefix}_scale", np.array(1, np.float32))
             zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
             stored = self._node("QuantizeLinear", [codes, scale, zero], f"{prefix}_q")
+            if self.rules.even_weights:  # it limits nothing, but tells the engine how wide the codes are
+                largest = activation.largest_magnitude
+                limits = (0 if nonnegative else -largest, largest)
+                stored = self._clip(prefix, stored, *(np.array(limit, container.dtype) for limit in limits))
             unit = self._node("DequantizeLinear", [stored, scale, zero], f"{prefix}_dq")
         else:
             self._constant(f"{prefix}_scale", np.array(1, np.float32))
         self._image_codes[output] = (unit, step)
         self._names[output] = self._node("Mul", [unit, step], f"{prefix}_value")
 
-    def _gated_container(self, activation: IntegerActivation, nonnegative: bool) -> Container | None:
+    def _container(self, activation: IntegerActivation, nonnegative: bool) -> Container | None:
+        """Return the byte for the codes; with a gate, one that holds those of any image."""
+        if activation.grid is not None:
+            return self.rules.container(activation.grid, nonnegative)
         largest = activation.largest_magnitude
-        grid = IntegerGrid(1.0, -largest, largest, activation.bits)
-        found = self.rules.container(grid, nonnegative)
+        found = self.rules.container(IntegerGrid(1.0, -largest, largest, activation.bits), nonnegative)
         return found if found is None or found.holds(0 if nonnegative else -largest, largest) else None
 
-    def _weight(self, layer: IntegerConv) -> str:
+    def _may_be_halved(self, weight: Any, integers: IntegerNetwork, placement: Placement) -> bool:
+        """Whether an engine that halves the weights of int8 x int8 convolutions does so with this one."""
+        return self.rules.even_weights and any(
+            self._container(integers.activations[_name(node)], placement.is_nonnegative(node.input[0])) is INT8
+            for node in placement.inputs_of_weight(weight)
+        )
+
+    def _weight(self, layer: IntegerConv, halved: bool) -> str:
         """Write the stored weight; return the dequantized one."""
         prefix = f"{layer.name}.weight"
         if f"{prefix}_scale" in self._constants:
@@ -179,7 +193,7 @@ class QDQWriter:
                 "use 7 bits or fewer for DDTB, PAMS at 8 bits, or another engine"
             )
         factor = layer.fineness
-        if self.rules.even_weights:
+        if halved:
             factor = max(factor, min(2, finest_multiple(grid)))
         step = np.array(grid.scale / factor, np.float32)
         stored = (codes * factor + container.zero_point).numpy().astype(container.dtype)
@@ -263,6 +277,10 @@ class QDQWriter:
             count += 1
             candidate = f"{prefix}@{count}"
         return candidate
+
+
+def _name(marker: Any) -> str:
+    return str(marker.attribute[0].s.decode())
 
 
 def _value(code: int, grid: IntegerGrid) -> np.ndarray:

@@ -20,6 +20,13 @@ from srq_nni.speedup.integers import FLOAT32_LIMIT, IntegerConv, is_gated, read_
 from srq_nni.speedup.markers import ImageCodes
 
 _CODES = "_srq_codes"
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 class IntegerActivation2d(nn.Module):
@@ -72,6 +79,7 @@ class IntegerConv2d(nn.Module):
     bias: torch.Tensor | None
     bias_codes: torch.Tensor | None
     product: torch.Tensor
+    input_quantizer: nn.Module | None
 
     def __init__(self, conv: QuantConv2d, integers: IntegerConv) -> None:
         super().__init__()
@@ -82,7 +90,11 @@ class IntegerConv2d(nn.Module):
         shell = copy.copy(conv)  # gives stride, padding and padding mode; its parameters are never used
         shell._parameters, shell._modules = {"weight": None, "bias": None}, {}
         self._shell = (shell,)  # in a tuple, so that it is not a submodule
+        self._modules.update(conv._modules)  # its quantizers; hooks run those of the output
         self.input_quantizer = conv.input_quantizer
+        self.weight_quantizer = None
+        for hooks in _HOOKS:
+            setattr(self, hooks, getattr(conv, hooks))
         device = conv.weight.device
         codes = integers.weight_codes.double().to(device) * integers.fineness
         bias_codes = None if integers.bias_codes is None else integers.bias_codes.double().view(-1, 1, 1).to(device)

@@ -16,7 +16,7 @@ from srq_nni.speedup.engine_rules import ENGINES, get_rules
 from srq_nni.speedup.graph import build_graph
 from srq_nni.speedup.integers import read_convolutions
 from tests.speedup.architectures import quantized
-from tests.speedup.networks import calibrated, edsr, mixed, photo, quantize
+from tests.speedup.networks import EDSR, calibrated, edsr, mixed, photo, quantize
 
 onnx = pytest.importorskip("onnx")
 
@@ -73,8 +73,10 @@ def test_scales_and_zero_points_are_0d_constants(engine: str) -> None:
     for node in pairs:
         assert all(values[name].shape == () for name in node.input[1:])
         signed = "conv1.input" in node.name
-        assert (values[node.input[2]].dtype == "uint8") == (engine == "onnxruntime" and "input" in node.name)
-        assert int(values[node.input[2]]) == (128 if signed and engine == "onnxruntime" else 0)
+        zero = values[node.input[2]]
+        assert int(zero) == (7 if signed and engine == "onnxruntime" else 0)
+        unsigned = engine == "onnxruntime" or (engine == "openvino" and "conv2" in node.name)
+        assert zero.dtype == ("uint8" if unsigned and "input" in node.name else "int8")
 
 
 def test_order_of_nodes_and_names_per_engine() -> None:
@@ -96,9 +98,23 @@ def test_order_of_nodes_and_names_per_engine() -> None:
         assert not any(name in constants(proto) for name in ("body.0.conv1.weight", "body.0.conv2.weight"))
 
 
-def test_openvino_weights_are_even_where_they_fit() -> None:
-    assert (constants(graph_of(edsr("pams", 7), "openvino"))["body.0.conv1.weight_q"] % 2 == 0).all()
-    assert (constants(graph_of(edsr("pams", 8), "openvino"))["body.0.conv1.weight_q"] % 2 != 0).any()
+def test_openvino_weights_of_int8_inputs_are_even_where_they_fit() -> None:
+    seven, eight = (constants(graph_of(edsr("pams", bits), "openvino")) for bits in (7, 8))
+    assert (seven["body.0.conv1.weight_q"] % 2 == 0).all()
+    assert (seven["body.0.conv2.weight_q"] % 2 != 0).any()  # after a ReLU, uint8
+    assert (eight["body.0.conv1.weight_q"] % 2 != 0).any()
+
+
+@pytest.mark.parametrize(("activation", "fineness"), [(8, 4), (7, 8)])
+def test_fine_weights_leave_room_for_wide_inputs(activation: int, fineness: int) -> None:
+    """At 8 bits inputs reach 254 as bytes; two of them times two weights beyond 64 would leave int16."""
+    torch.manual_seed(0)
+    network = EDSR(3, 3, num_feat=8, num_block=1, upscale=2)
+    quantize(network, "body.0.conv1", "pams", 5, PAMSActivation(activation))
+    quantize(network, "body.0.conv2", "pams", 5)
+    calibrated(network, photo())
+    layers = read_convolutions(network, integer_bias=True)
+    assert (layers["body.0.conv1"].fineness, layers["body.0.conv2"].fineness) == (fineness, 8)
 
 
 def test_onnxruntime_keeps_the_bias_out_of_float_convolutions() -> None:

@@ -162,6 +162,17 @@ def test_one_sided_layers_stay_fake_quantized() -> None:
         assert psnr(simulator(photo()), network(photo())) > 100
 
 
+def test_quantizers_of_the_output_of_a_convolution_are_kept() -> None:
+    network = one_conv(4, channels=8)
+    attach_quantizer(network, "0", "_output_0", PAMSActivation(4))
+    with torch.no_grad():
+        network[0].output_quantizer.alpha.fill_(0.7)
+        x = torch.randn(1, 8, 9, 9)
+        output = integer_simulator(network)(x)
+        assert torch.allclose(output, network(x), atol=1e-6)
+    assert output.unique().numel() <= 15
+
+
 def test_model_is_unchanged_and_the_copy_can_be_copied() -> None:
     network = edsr("pams", 4).train()
     before = copy.deepcopy(network.state_dict())

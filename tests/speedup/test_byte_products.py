@@ -1,0 +1,201 @@
+"""Products of bytes on CPUs without VNNI: what is exact on every CPU, and what is lost where it is not."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.layers import attach_quantizer
+from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
+from srq_nni.speedup.byte_products import has_vnni, saturates
+from srq_nni.speedup.simulator import IntegerConv2d
+from tests.speedup.networks import edsr, photo, psnr, quantize
+
+ENGINES = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
+ENGINE_NOTES = {
+    "openvino": "1 of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products of 8-bit "
+    "codes.",
+    "onnxruntime": "1 of them saturate on CPUs without VNNI, unless the session has session.x64quantprecision=1, as "
+    "ModelSpeedupONNXRuntime sets it.",
+}
+STEP = 2.0**-7
+logger = logging.getLogger(__name__)
+
+
+def activation(method: str, bits: int, signed: bool) -> ActivationQuantizer:
+    """Return a quantizer with a power of two as its step, so that nothing but the products of bytes can be inexact."""
+    if method == "pams":
+        pams = PAMSActivation(bits)
+        pams.alpha.data.fill_(STEP * (2 ** (bits - 1) - 1))
+        return pams
+    ddtb = DDTBActivation(bits)
+    low = max(2 ** (bits - 1) - 3, 1) if signed else 0
+    ddtb.lower.data.fill_(-STEP * low)
+    ddtb.upper.data.fill_(STEP * (2**bits - 1 - low))
+    return ddtb
+
+
+def extreme(method: str, bits: int, weight_bits: int, signed: bool) -> nn.Module:
+    """Return a network of one quantized convolution whose weights are mostly the largest and the smallest codes."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 1, bias=False), nn.Identity() if signed else nn.ReLU())
+    network.append(nn.Conv2d(16, 16, 3, padding=1, bias=False))
+    largest = 2 ** (weight_bits - 1) - 1
+    weight = torch.randint(0, 4, (16, 16, 3, 3)).float().sub(1).clamp(-1, 1) * largest
+    weight[::2] = torch.randint(-largest, largest + 1, (8, 16, 3, 3)).float()
+    weight[0, 0, 0, 0] = largest
+    network[2].weight.data.copy_(weight * STEP)
+    quantize(network, "2", "pams", weight_bits, activation(method, bits, signed))
+    output = PAMSActivation(8)
+    output.alpha.data.fill_(127.0 * 2**-4)
+    attach_quantizer(network, "2", "_output_0", output)
+    return network.eval()
+
+
+def images(network: Any, bits: int) -> torch.Tensor:
+    """Return an input whose features are the largest, the smallest and random codes."""
+    network[0].weight.data.copy_(torch.randint(-1, 2, (16, 3, 1, 1)))
+    x = torch.randint(-(2**bits), 2**bits + 1, (2, 3, 24, 24)).float()
+    x[..., :8] = 2.0**bits
+    return x * STEP
+
+
+def run(engine: str, network: nn.Module, x: torch.Tensor, folder: Path) -> tuple[Any, torch.Tensor]:
+    pytest.importorskip("onnx")
+    pytest.importorskip(engine)
+    speedup = ENGINES[engine](network, (1, 3, 32, 32), onnx_path=folder / "model.onnx", threads=1)
+    speedup.compress()
+    return speedup, speedup.inference(x)[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("method", "signed"), [("pams", True), ("pams", False), ("ddtb", True), ("ddtb", False)])
+@pytest.mark.parametrize(("bits", "weight_bits"), [(7, 7), (7, 4), (6, 6), (4, 4), (2, 2), (8, 6)])
+def test_exact_on_every_cpu(
+    engine: str, method: str, signed: bool, bits: int, weight_bits: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(bits)
+    network = extreme(method, bits, weight_bits, signed)
+    x = images(network, bits)
+    speedup, output = run(engine, network, x, tmp_path)
+    assert speedup.precision_report().integer_convolutions == 1
+    assert speedup.report.inexact_without_vnni == ()
+    with torch.no_grad():
+        assert torch.equal(output, integer_simulator(network, engine=engine)(x))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("weight_bits", [8, 7])
+def test_wide_weights_after_a_relu_are_exact_on_every_cpu(engine: str, weight_bits: int, tmp_path: Path) -> None:
+    """PAMS stops at 127 there, and so does the byte."""
+    network = extreme("pams", 8, weight_bits, signed=False)
+    x = images(network, 8)
+    speedup, output = run(engine, network, x, tmp_path)
+    assert speedup.report.inexact_without_vnni == ()
+    with torch.no_grad():
+        assert torch.equal(output, integer_simulator(network, engine=engine)(x))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_8_bits_on_signed_inputs_are_listed(engine: str, tmp_path: Path) -> None:
+    """ONNX Runtime is exact all the same, by its option; a plain session and OpenVINO are so with VNNI alone."""
+    network = extreme("pams", 8, 8, signed=True)
+    x = images(network, 8)
+    speedup, output = run(engine, network, x, tmp_path)
+    assert speedup.report.inexact_without_vnni == ("2",)
+    assert str(speedup.report).splitlines()[-1] == ENGINE_NOTES[engine]
+    with torch.no_grad():
+        expected = integer_simulator(network, engine=engine)(x)
+    if engine == "onnxruntime":
+        assert torch.equal(output, expected)
+    if has_vnni() is None:
+        pytest.skip("this is no x86 CPU with SSE 4.1")
+    if engine == "onnxruntime":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+        output = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+    assert torch.equal(output, expected) is has_vnni()
+
+
+def test_a_layer_that_runs_twice_at_8_bits(tmp_path: Path) -> None:
+    """ONNX Runtime refuses a shared weight with the option that keeps it from saturating."""
+    network = nn.Sequential(*extreme("pams", 8, 8, signed=True))
+    network.append(nn.Identity()).append(network[2])
+    x = images(network, 8)
+    speedup, output = run("onnxruntime", network, x, tmp_path)
+    assert speedup.report.inexact_without_vnni == ("2",)
+    assert speedup.precision_report().integer_convolutions == 2
+    with torch.no_grad():
+        assert torch.equal(output, integer_simulator(network, engine="onnxruntime")(x))
+
+
+@pytest.mark.parametrize(("method", "bits"), [("pams", 7), ("pams", 4), ("ddtb", 7), ("ddtb", 2)])
+def test_a_plain_session_of_onnxruntime_is_exact_up_to_7_bits(method: str, bits: int, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    network = edsr(method, bits, blocks=2, features=16)
+    _, output = run("onnxruntime", network, photo(40), tmp_path)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert torch.equal(torch.from_numpy(session.run(None, {"input": photo(40).numpy()})[0]), output)
+
+
+@pytest.mark.parametrize(("method", "bits"), [("pams", 8), ("ddtb", 7)])
+def test_openvino_without_vnni_halves_wide_weights_and_says_so(method: str, bits: int, tmp_path: Path) -> None:
+    """The cause is proven: a simulator with halved, rounded and doubled weights explains the difference."""
+    network = edsr(method, bits, trained=True)
+    speedup, output = run("openvino", network, photo(64), tmp_path)
+    notes = speedup.precision_report().notes
+    lossy = speedup.report.inexact_without_vnni
+    assert lossy and all(name.endswith("conv1") for name in lossy)  # conv2 reads uint8 from a ReLU
+    if has_vnni() is not False:
+        assert notes == ()
+        pytest.skip("this CPU has VNNI, or is no x86")
+    assert notes == (
+        f"This CPU has no VNNI, without which {len(lossy)} convolution(s) are not exact: oneDNN halves and rounds the "
+        "weights of int8 inputs, and uint8 inputs beyond 127 may saturate; 6 bits or fewer are exact here, 8 bits on "
+        "CPUs with VNNI.",
+    )
+    simulator = integer_simulator(network)
+    halved = integer_simulator(network)
+    for name in lossy:
+        layer = halved.get_submodule(name)
+        assert isinstance(layer, IntegerConv2d)
+        layer.weight_codes.mul_(0.5).round_().mul_(2)
+    with torch.no_grad():
+        plain, explained = psnr(output, simulator(photo(64))), psnr(output, halved(photo(64)))
+    logger.info("%s %d bits, no VNNI: %.1f dB, %.1f dB with halved weights", method, bits, plain, explained)
+    assert plain > 44
+    assert explained > plain + 8
+
+
+@given(st.lists(st.integers(-128, 127), min_size=1, max_size=6), st.integers(1, 255))
+def test_saturates_is_what_some_pair_of_products_does(weights: list[int], largest: int) -> None:
+    pairs = list(itertools.combinations(weights, 2)) or [(weights[0], 0)]
+    sums = [a * x + b * y for a, b in pairs for x in (0, largest) for y in (0, largest)]
+    expected = max(sums) > 32767 or min(sums) < -32768
+    assert saturates(np.array([weights, [0] * len(weights)], np.int8), largest) is expected
+
+
+def test_7_bits_never_saturate() -> None:
+    weights = np.array([[127, 127, 127], [-128, -128, -128]], np.int8)
+    assert not saturates(weights, 127)
+    assert saturates(weights, 129)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("flags : fpu sse4_1 avx2", False), ("flags : sse4_1 avx2 avx512_vnni", True), ("Features : fp asimd", None)],
+)
+def test_vnni_is_read_from_cpuinfo(text: str, expected: bool | None, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_vnni(tmp_path / "cpuinfo") is expected
+    assert has_vnni(tmp_path / "missing") is None
