@@ -143,3 +143,37 @@ def run_with_ties(simulator: nn.Module, x: torch.Tensor, margin: float) -> tuple
         for handle in handles:
             handle.remove()
     return output, F.interpolate(reached, scale_factor=2).bool()
+
+
+@torch.no_grad()
+def photo_away_from_ties(simulator: nn.Module, size: int = 20) -> torch.Tensor:
+    """Return that of 16 crops (1, 3, size, size) whose values before quantization keep the largest distance from ties.
+
+    Float layers before a quantizer round their sums in the order of the kernel; a value within that rounding of a tie
+    may get either code on a given CPU, and one such code changes a part of the image.
+    """
+    nearest: list[float] = []
+
+    def look(layer: nn.Module, args: tuple[torch.Tensor]) -> None:
+        assert isinstance(layer, IntegerActivation2d)
+        if layer.image_codes is not None:
+            step, low, high = layer.image_codes(args[0].float())
+        else:
+            assert layer.grid is not None
+            step, low, high = (torch.tensor(x) for x in (layer.grid.scale, layer.grid.minimum, layer.grid.maximum))
+        ratio = args[0].double() / step
+        inside = (ratio > low - 1) & (ratio < high + 1)
+        distance = torch.where(inside, (ratio - ratio.floor() - 0.5).abs(), torch.tensor(1.0))
+        nearest[-1] = min(nearest[-1], float(distance.min()))
+
+    layers = [module for module in simulator.modules() if isinstance(module, IntegerActivation2d)]
+    handles = [layer.register_forward_pre_hook(look) for layer in layers]
+    crops = [photo(size, top, left) for top in (20, 130, 240, 350) for left in (40, 150, 260, 370)]
+    try:
+        for crop in crops:
+            nearest.append(1.0)
+            simulator(crop)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return crops[nearest.index(max(nearest))]

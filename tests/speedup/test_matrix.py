@@ -9,9 +9,9 @@ import torch
 
 from srq_nni.quantization.layers import activation_quantizers
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
-from srq_nni.speedup.openvino import has_vnni
+from srq_nni.speedup.byte_products import has_vnni
 from tests.speedup.architectures import ARCHITECTURES, quantized
-from tests.speedup.networks import difference, photo
+from tests.speedup.networks import difference, photo_away_from_ties
 
 ENGINES = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
 WIRINGS = ("paper", "deploy", "official")
@@ -36,11 +36,13 @@ def compare(engine: str, network: torch.nn.Module, folder: Path) -> tuple[torch.
     speedup = ENGINES[engine](network, (1, 3, 32, 32), onnx_path=folder / "model.onnx", threads=1)
     speedup.compress()
     assert speedup.report is not None
+    simulator = integer_simulator(network, engine=engine)
+    image = photo_away_from_ties(simulator)
     with torch.no_grad():
-        expected = integer_simulator(network, engine=engine)(photo(40))
+        expected = simulator(image)
     promised = sum(layer.runs_in_integers for layer in speedup.report.layers)
     return (
-        difference(speedup.inference(photo(40))[0], expected),
+        difference(speedup.inference(image)[0], expected),
         promised,
         speedup.precision_report().integer_convolutions,
     )
