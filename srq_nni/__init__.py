@@ -24,6 +24,7 @@ _LAZY = {
     "SKTDistiller": "srq_nni.compression.distiller",
     "config_list": "srq_nni.compression.config",
     "export_onnx": "srq_nni.speedup",
+    "pack": "srq_nni.packed",
     "quantized_network": "srq_nni.compression.calibration_config",
     "skt_config_list": "srq_nni.compression.distiller",
     "integer_simulator": "srq_nni.speedup",

@@ -24,6 +24,7 @@ from srq_nni.quantization.targets import is_quantizer_name
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
+BLOCKS = "srq_blocks"  # attribute of a network: the blocks network_g and quantization it was built from
 COMPARED = (
     "quantizer",
     "bits",
@@ -65,6 +66,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         siblings = [item.name for item in path.parent.glob("*.pt*")] if path.parent.is_dir() else []
         near = did_you_mean(path.name, siblings)
         raise CheckpointError(f"checkpoint '{path}' does not exist; give the path of a .pth file{near}")
+    if packed_file(path):
+        raise CheckpointError(
+            f"checkpoint '{path}' is a packed file, which holds what inference needs; "
+            "give the .pth file it was packed from here"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (
@@ -96,6 +102,21 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"checkpoint '{path}' has format {version} and this version reads up to {FORMAT_VERSION}; update srq-nni"
         )
     return content
+
+
+def blocks_of(network: nn.Module) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the blocks ``network_g`` and ``quantization`` that a network was built from, None where it is unknown."""
+    return getattr(network, BLOCKS, None)
+
+
+def packed_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins like safetensors, as packed files do: the length of a JSON text, then its brace."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return False
+    return len(start) == 9 and start[8:] == b"{"
 
 
 def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str], param_key: str | None) -> dict[str, Any]:
@@ -159,7 +180,7 @@ def load_weights(
     own = model.state_dict()
     expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
     try:
-        _compare_keys(path, expected, state)
+        compare_keys(path, expected, state)
         model.load_state_dict({**own, **state})
     except (CheckpointError, RuntimeError) as error:
         for quantizer in added:
@@ -173,7 +194,7 @@ def load_weights(
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
-    """Return the quantized network of a checkpoint, as it was trained, in eval mode on the CPU.
+    """Return the quantized network of a checkpoint or a packed file, as it was trained, in eval mode on the CPU.
 
     Averaged weights (``params_ema``) are taken where the file has them.
 
@@ -182,6 +203,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     """
     from srq_nni.archs.quantized_arch import QuantizedNetwork
 
+    if packed_file(path):
+        from srq_nni import packed
+
+        return packed.load(path)
     content = read(path)
     if METADATA_KEY not in content:
         raise CheckpointError(
@@ -245,7 +270,12 @@ def _spelt_out(key: str, value: Any) -> Any:
     return value
 
 
-def _compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check that two state dicts have the same keys and shapes.
+
+    Raises:
+        CheckpointError: names what is missing, too much or of another shape.
+    """
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
     if missing or unexpected:

@@ -10,6 +10,7 @@ from basicsr.archs import arch_util
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from srq_nni.checkpoint import BLOCKS
 from srq_nni.compression.blocks import expose_sites, register_block
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
@@ -88,4 +89,6 @@ def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Modu
 @ARCH_REGISTRY.register()
 def QuantizedNetwork(base: Mapping[str, Any], quantization: Mapping[str, Any]) -> nn.Module:  # noqa: N802
     """Build the network ``base`` (a ``network_g`` block) and insert the quantizers of a ``quantization`` block."""
-    return insert_quantizers(build_float(base), options_from(quantization))
+    network = insert_quantizers(build_float(base), options_from(quantization))
+    setattr(network, BLOCKS, (dict(base), dict(quantization)))
+    return network

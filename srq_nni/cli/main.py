@@ -18,6 +18,7 @@ COMMANDS = {
     "test": "test a network from a BasicSR option file",
     "schema": "write the JSON schema of option files, for editors",
     "export": "write a trained checkpoint as an integer ONNX file",
+    "pack": "write a trained checkpoint as a small file of packed weights",
     "upscale": "enlarge images with a checkpoint or an ONNX file",
     "report": "show what a training run did, as one HTML page",
 }

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from srq_nni.quantization.fake_quantize import ddtb_quantize, quantize_weight_max_abs
+from srq_nni.quantization.fake_quantize import ddtb_quantize, quantize_weight_max_abs, weight_step_max_abs
+from srq_nni.quantization.grid import IntegerGrid, symmetric_maximum
 
 GATE_BITS = 2
 HIDDEN = 32
@@ -55,14 +56,28 @@ class Gate(nn.Module):
         self.expand = nn.Conv2d(HIDDEN, 2, 1, bias=False)
         self.statistics: Statistics = statistics
         self.gradient: Gradient = gradient
+        self.grids: dict[str, IntegerGrid] | None = None  # of weights that lie on their grids already
+
+    def weight_grid(self, part: Literal["reduce", "expand"]) -> IntegerGrid:
+        """Return the grid of the weight of a convolution."""
+        if self.grids is not None:
+            return self.grids[part]
+        n = symmetric_maximum(GATE_BITS)
+        step = weight_step_max_abs(self.get_parameter(f"{part}.weight").detach(), GATE_BITS)
+        return IntegerGrid(float(step), -n, n, GATE_BITS)
+
+    def quantized_weight(self, part: Literal["reduce", "expand"]) -> torch.Tensor:
+        """Return the ternary weight of a convolution."""
+        weight = self.get_parameter(f"{part}.weight")
+        return weight if self.grids is not None else quantize_weight_max_abs(weight, GATE_BITS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, 2), upper bound first, of activations (N, C, H, W)."""
         with torch.autocast(x.device.type, enabled=False):
             pooled = x.detach().to(self.reduce.weight.dtype).mean((2, 3), keepdim=True)
-            hidden = F.conv2d(self._quantize(pooled), quantize_weight_max_abs(self.reduce.weight, GATE_BITS))
+            hidden = F.conv2d(self._quantize(pooled), self.quantized_weight("reduce"))
             hidden = F.relu(self._normalise(hidden))
-            logits = F.conv2d(self._quantize(hidden), quantize_weight_max_abs(self.expand.weight, GATE_BITS))
+            logits = F.conv2d(self._quantize(hidden), self.quantized_weight("expand"))
         return logits.flatten(1)
 
     def _quantize(self, x: torch.Tensor) -> torch.Tensor:

@@ -173,17 +173,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _network(model: nn.Module | str | os.PathLike[str]) -> tuple[nn.Module, dict[str, str]]:
-    """Return the network and, of a checkpoint, its type and wiring."""
-    if isinstance(model, nn.Module):
-        return model, {}
+    """Return the network and, where it knows, its type and the wiring it was built with."""
     from srq_nni import checkpoint
 
-    metadata = checkpoint.read(model).get(checkpoint.METADATA_KEY, {})
-    found = {
-        "network": metadata.get("network", {}).get("type"),
-        "wiring": metadata.get("quantization", {}).get("wiring"),
-    }
-    return checkpoint.load(model), {key: str(value) for key, value in found.items() if value}
+    network = model if isinstance(model, nn.Module) else checkpoint.load(model)
+    base, quantization = checkpoint.blocks_of(network) or ({}, {})
+    found = {"network": base.get("type"), "wiring": quantization.get("wiring")}
+    return network, {key: str(value) for key, value in found.items() if value}
 
 
 def _layer_report(row: CertificateRow, verdicts: tuple[Verdict, ...]) -> LayerReport:

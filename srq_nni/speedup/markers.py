@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
-from srq_nni.quantization.fake_quantize import ddtb_codes, quantize_weight_max_abs
+from srq_nni.quantization.fake_quantize import ddtb_codes
 from srq_nni.quantization.gate import GATE_BITS, Gate, bound_factors
 from srq_nni.quantization.weight import WeightQuantizer
 from srq_nni.speedup.integers import is_gated
@@ -94,9 +94,8 @@ class TraceableGate(nn.Module):
         super().__init__()
         self.norm = gate.norm
         self.per_sample = gate.statistics == "per_sample"
-        for name in ("reduce", "expand"):
-            weight = gate.get_submodule(name).get_parameter("weight").detach()
-            self.register_buffer(name, quantize_weight_max_abs(weight, GATE_BITS))
+        self.register_buffer("reduce", gate.quantized_weight("reduce").detach() + 0.0)  # no -0.0
+        self.register_buffer("expand", gate.quantized_weight("expand").detach() + 0.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, 2) of ``x`` (N, C, H, W)."""

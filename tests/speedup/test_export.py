@@ -135,9 +135,8 @@ def test_checkpoint_path_is_loaded_and_its_wiring_recorded(tmp_path: Path, monke
     from srq_nni import checkpoint
 
     network = edsr("pams", 4)
-    stored = {checkpoint.METADATA_KEY: {"quantization": {"wiring": "paper"}}}
-    monkeypatch.setattr(checkpoint, "read", lambda path: stored)
-    monkeypatch.setattr(checkpoint, "load", lambda path: network, raising=False)
+    setattr(network, checkpoint.BLOCKS, ({}, {"wiring": "paper"}))
+    monkeypatch.setattr(checkpoint, "load", lambda path: network)
     export_onnx(tmp_path / "net.pth", tmp_path / "model.onnx")
     entries = {item.key: item.value for item in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert entries["wiring"] == "paper" and entries["method"] == "pams"

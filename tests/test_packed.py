@@ -1,0 +1,322 @@
+"""Packed files: the same bits after a round trip, the size that is promised, and one sentence for a bad file."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import srq_nni
+from srq_nni import checkpoint
+from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
+from srq_nni.cli.main import main
+from srq_nni.errors import CheckpointError, WriteError
+from srq_nni.packed import pack
+from srq_nni.quantization.layers import QuantizedLayer
+from srq_nni.speedup import integer_simulator
+from srq_nni.speedup.engine_rules import ENGINES
+from srq_nni.speedup.graph import build_graph
+from tests.speedup.architectures import ARCHITECTURES, quantized
+from tests.speedup.networks import calibrated, photo
+from tests.sr_data import NETWORK
+
+BLOCK = {"quantizer": "pams", "bits": 2}
+
+
+def message(call: Callable[[], Any]) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def small(block: dict[str, Any] = BLOCK) -> nn.Module:
+    torch.manual_seed(0)
+    return calibrated(QuantizedNetwork(NETWORK, block), photo(24))
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    pack(small(), tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def integers(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: module.weight_quantizer.grid(module.get_parameter("weight")).codes(
+            module.get_parameter("weight").detach()
+        )
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedLayer) and module.weight_quantizer is not None
+    }
+
+
+# --- the same bits
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_codes_and_output_are_bit_identical(method: str, bits: int, tmp_path: Path) -> None:
+    network = small({"quantizer": method, "bits": bits, "wiring": "deploy"})
+    pack(network, tmp_path / "n.safetensors")
+    loaded = srq_nni.load(tmp_path / "n.safetensors")
+    before, after = integers(network), integers(loaded)
+    assert before.keys() == after.keys() and len(before) == 2
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with torch.no_grad():
+        assert torch.equal(loaded(photo()), network(photo()))
+        assert torch.equal(integer_simulator(loaded)(photo()), integer_simulator(network)(photo()))
+    assert not loaded.training
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("method", "gated"), [("pams", False), ("ddtb", True)])
+def test_every_network_with_batch_norms_gates_head_and_tail(
+    arch: str, method: str, gated: bool, tmp_path: Path
+) -> None:
+    network = quantized(arch, method, 3, "deploy", gated=gated, head=8, tail=8)
+    report = pack(network, tmp_path / "n.safetensors")
+    assert set(report.bits) == ({2, 3, 8} if gated else {3, 8})  # gates are ternary
+    loaded = srq_nni.load(tmp_path / "n.safetensors")
+    with torch.no_grad():
+        assert torch.equal(loaded(photo()), network(photo()))
+    pack(loaded, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "n.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_exported_files_are_equal(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    network = quantized("EDSR", "ddtb", 4, "paper", gated=True)
+    pack(network, tmp_path / "n.safetensors")
+    loaded = srq_nni.load(tmp_path / "n.safetensors")
+    graphs = [build_graph(model, ENGINES[engine])[0].graph.SerializeToString() for model in (network, loaded)]
+    assert graphs[0] == graphs[1]
+
+
+def test_the_released_code_may_have_one_level_more(tmp_path: Path) -> None:
+    network = small({"quantizer": "ddtb", "bits": 2, "profile": "official"})
+    weight = network.get_parameter("body.0.conv1.weight")
+    with torch.no_grad():
+        weight.copy_(torch.linspace(-1, 1, weight.numel()).view_as(weight))
+    assert integers(network)["body.0.conv1"].unique().numel() == 5
+    pack(network, tmp_path / "n.safetensors")
+    assert torch.equal(srq_nni.load(tmp_path / "n.safetensors")(photo()), network(photo()))
+
+
+# --- the size
+
+
+def test_a_2_bit_edsr_body_is_a_sixteenth_of_its_float_size(tmp_path: Path) -> None:
+    """EDSR-baseline x4, 64 features, 16 blocks: 32 weights of 64 x 64 x 3 x 3."""
+    edsr = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 16, "upscale": 4}
+    network = QuantizedNetwork(edsr, BLOCK).eval()
+    report = pack(network, tmp_path / "n.safetensors")
+    assert report.bits == {2: 32}
+    assert report.packed_float_bytes == 32 * 64 * 64 * 9 * 4
+    assert report.packed_bytes * 16 == report.packed_float_bytes
+    size = (tmp_path / "n.safetensors").stat().st_size
+    torch.save(build_float(edsr).state_dict(), tmp_path / "float.pth")
+    saved = (tmp_path / "float.pth").stat().st_size - size
+    assert report.file_bytes == size
+    # The whole file: the float head, tail and biases as they were, bounds, and a header below 24 KB.
+    assert report.packed_float_bytes * 15 / 16 - 24_000 < saved < report.packed_float_bytes * 15 / 16 + 24_000
+    assert str(report) == (
+        f"{tmp_path}/n.safetensors: {size / 1e6:.2f} MB instead of 6.07 MB in float32\n"
+        "packed weights: 32 at 2 bits, 0.295 MB instead of 4.72 MB (1/16.0)"
+    )
+
+
+def test_training_state_is_left_out(packed: Path) -> None:
+    length = struct.unpack("<Q", packed.read_bytes()[:8])[0]
+    header = json.loads(packed.read_bytes()[8 : 8 + length])
+    names = sorted(header.keys() - {"__metadata__"})
+    assert not any("statistic" in name for name in names)
+    assert "body.0.conv1.input_quantizer.alpha" in names
+    weight = header["body.0.conv1.weight"]
+    assert (weight["dtype"], weight["shape"]) == ("U8", [8 * 8 * 9 // 4])
+    stored = json.loads(header["__metadata__"]["srq"])
+    assert stored["format"] == 1 and stored["network"] == NETWORK and stored["quantization"]["bits"] == 2
+    assert stored["weights"]["body.0.conv1.weight"].keys() == {"bits", "scale", "minimum", "maximum", "shape"}
+
+
+# --- checkpoints and commands
+
+
+def test_command_packs_and_export_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    network = small({**BLOCK, "wiring": "deploy"})
+    content = {"params": network.state_dict(), "srq": checkpoint.metadata_of(NETWORK, {**BLOCK, "wiring": "deploy"})}
+    checkpoint.save(content, tmp_path / "n.pth")
+    main(["pack", str(tmp_path / "n.pth"), "-o", str(tmp_path / "n.safetensors")])
+    assert "packed weights: 2 at 2 bits, 0.000 MB instead of 0.00 MB (1/16.0)" in capsys.readouterr().out
+    for source in ("n.pth", "n.safetensors"):
+        main(["export", str(tmp_path / source), "-o", str(tmp_path / f"{source}.onnx")])
+    assert (tmp_path / "n.pth.onnx").read_bytes() == (tmp_path / "n.safetensors.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["missing.pth", "-o", "x.safetensors"],
+            "checkpoint 'missing.pth' does not exist; give the path of a .pth file",
+        ),
+        (["float.pth", "-o", "x.safetensors"], "checkpoint 'float.pth' does not say which network it is; give one"),
+        (
+            ["n.safetensors", "-o", "no/x.safetensors"],
+            "'no/x.safetensors' cannot be written: No such file or directory; ",
+        ),
+        (["n.safetensors", "-o", "."], "'.' is a folder; give the name of a file in it, such as 'model.safetensors'"),
+        (["text.pth", "-o", "x.safetensors"], "checkpoint 'text.pth' cannot be read ("),
+    ],
+)
+def test_wrong_input_to_the_command(
+    arguments: list[str],
+    expected: str,
+    packed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(packed.parent)
+    packed.rename("n.safetensors")
+    torch.save({"params": build_float(NETWORK).state_dict()}, "float.pth")
+    Path("text.pth").write_text("a text")
+    before = sorted(packed.parent.iterdir())
+    with pytest.raises(SystemExit) as ended:
+        main(["pack", *arguments])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith(f"srq: error: {expected}") and error.count("\n") == 1
+    assert sorted(packed.parent.iterdir()) == before
+
+
+def test_a_network_that_does_not_say_how_it_is_built(tmp_path: Path) -> None:
+    assert message(lambda: pack(nn.Conv2d(3, 3, 3), tmp_path / "n.safetensors")) == (
+        "the network does not say how it is built; give a checkpoint, or a network from srq_nni.load"
+    )
+
+
+def test_training_asks_for_the_checkpoint(packed: Path) -> None:
+    assert message(lambda: checkpoint.load_weights(small(), packed, quantization=BLOCK)) == (
+        f"checkpoint '{packed}' is a packed file, which holds what inference needs; "
+        "give the .pth file it was packed from here"
+    )
+
+
+# --- bad files
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change the header and the metadata of a packed file."""
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    metadata = json.loads(header["__metadata__"]["srq"])
+    change(header, metadata)
+    if "__metadata__" in header:
+        header["__metadata__"]["srq"] = json.dumps(metadata)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+WEIGHT = "body.0.conv1.weight"
+CHANGES: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = [
+    (lambda h, m: h.pop("__metadata__"), "' is a safetensors file without metadata of srq-nni; give one from srq pack"),
+    (lambda h, m: m.update(format=2), "' has format 2 and this version reads up to 1; update srq-nni"),
+    (lambda h, m: m.pop("format"), "' has damaged metadata; give a file as srq pack wrote it"),
+    (lambda h, m: m.update(extra=1), "' has damaged metadata (extra: Extra inputs are not permitted); give"),
+    (lambda h, m: m["weights"][WEIGHT].update(bits=9), "(weights.body.0.conv1.weight.bits: Input should be less than"),
+    (
+        lambda h, m: m["weights"][WEIGHT].update(scale=0.0),
+        "(weights.body.0.conv1.weight.scale: Input should be greater",
+    ),
+    (lambda h, m: m["weights"][WEIGHT].update(scale=float("nan")), "weight.scale: Input should be a"),
+    (lambda h, m: m["weights"][WEIGHT].update(shape=[-8, -8, 3, 3]), "weight.shape.0: Input should be greater"),
+    (
+        lambda h, m: m["weights"][WEIGHT].update(shape=[2**40, 2**40, 3, 3]),
+        "does not fit the network it names: codes of",
+    ),
+    (
+        lambda h, m: m["weights"][WEIGHT].update(shape=[9, 8, 8]),
+        "' does not fit the network: body.0.conv1.weight has shape",
+    ),
+    (lambda h, m: m["weights"][WEIGHT].update(bits=3), "weight is not packed at the bits of its quantization; pack"),
+    (lambda h, m: m["weights"].pop(WEIGHT), "weight is not packed at the bits of its quantization; pack the network"),
+    (lambda h, m: m["weights"].update(ghost=m["weights"][WEIGHT]), "lacks the tensors ghost; pack the network again"),
+    (lambda h, m: m["network"].update(type="EDRS"), "network_g: type 'EDRS' is not known; give a registered network"),
+    (lambda h, m: m["network"].update(num_block=2), "' does not fit the network it names: body.1.conv1.weight, body."),
+    (lambda h, m: m["quantization"].update(bits=4), "' does not fit the network it names: body.0.conv1.weight, body."),
+    (lambda h, m: m["quantization"].update(bits=[]), "' does not fit the network it names: quantization: "),
+    (lambda h, m: h.pop("conv_last.bias"), "cannot be read ("),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=range(len(CHANGES)))
+def test_a_crafted_file_is_one_sentence(change: Any, expected: str, packed: Path) -> None:
+    rewritten(packed, change)
+    assert expected in message(lambda: srq_nni.load(packed))
+
+
+def test_codes_outside_their_grid_are_refused(packed: Path) -> None:
+    content = packed.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    start, end = (8 + length + place for place in json.loads(content[8 : 8 + length])[WEIGHT]["data_offsets"])
+    packed.write_bytes(content[:start] + b"\xff" * (end - start) + content[end:])
+    assert message(lambda: srq_nni.load(packed)) == (
+        f"packed file '{packed}' does not fit the network it names: codes from 2 to 2 are not on a grid from -1 to 1; "
+        "give codes of this grid"
+    )
+
+
+def test_infinite_bounds_are_refused(tmp_path: Path) -> None:
+    network = small()
+    network.get_parameter("conv_last.bias").data[0] = float("inf")
+    pack(network, tmp_path / "n.safetensors")
+    assert message(lambda: srq_nni.load(tmp_path / "n.safetensors")) == (
+        f"packed file '{tmp_path}/n.safetensors' holds NaN or infinity in conv_last.bias; pack it again"
+    )
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.3, 0.999])
+def test_a_truncated_file_is_one_sentence(share: float, packed: Path) -> None:
+    content = packed.read_bytes()
+    packed.write_bytes(content[: max(int(len(content) * share), 9)])
+    assert message(lambda: srq_nni.load(packed)).startswith(f"packed file '{packed}' cannot be read (")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_file_loads_or_is_one_sentence(seed: int, packed: Path) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    content = bytearray(packed.read_bytes())
+    end = len(content) if seed % 2 else 4000  # half of them in the header alone
+    for place in torch.randint(0, end, (8,), generator=generator).tolist():
+        content[place] ^= 1 << (place % 8)
+    packed.write_bytes(bytes(content))
+    try:
+        srq_nni.load(packed)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_failing_write_leaves_the_old_file(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = packed.read_bytes()
+
+    def full_disk(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(WriteError) as error:
+        pack(small(), packed)
+    assert str(error.value) == (
+        f"'{packed}' cannot be written: No space left on device, and the old file is unchanged; free space on that disk"
+    )
+    assert packed.read_bytes() == before
+    assert [file.name for file in packed.parent.iterdir()] == [packed.name]
