@@ -30,6 +30,7 @@ _LAZY = {
     "integer_simulator": "srq_nni.speedup",
     "ModelSpeedupONNXRuntime": "srq_nni.speedup",
     "ModelSpeedupOpenVINO": "srq_nni.speedup",
+    "ModelSpeedupTensorRT": "srq_nni.speedup",
 }
 
 __all__ = ["archs", "functional", "load", "losses", "models", *_LAZY]

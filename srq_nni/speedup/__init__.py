@@ -7,6 +7,7 @@ from srq_nni.speedup.lint import LintReport, Verdict, lint_onnx
 from srq_nni.speedup.onnxruntime import ModelSpeedupONNXRuntime
 from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
 from srq_nni.speedup.simulator import integer_simulator
+from srq_nni.speedup.tensorrt import ModelSpeedupTensorRT
 
 __all__ = [
     "Certificate",
@@ -16,6 +17,7 @@ __all__ = [
     "LintReport",
     "ModelSpeedupONNXRuntime",
     "ModelSpeedupOpenVINO",
+    "ModelSpeedupTensorRT",
     "PrecisionReport",
     "Verdict",
     "certify",

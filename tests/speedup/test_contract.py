@@ -16,12 +16,13 @@ from torch import nn
 import srq_nni
 from srq_nni.errors import ExportError
 from srq_nni.quantization.layers import activation_quantizers, calibrate
-from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
+from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, ModelSpeedupTensorRT, integer_simulator
 from srq_nni.speedup.calibrator import calibration_batches
 from srq_nni.speedup.contract import NAME, BaseModelSpeedup
 from tests.speedup.networks import difference, edsr, photo
 
-CLASSES = (ModelSpeedupOpenVINO, ModelSpeedupONNXRuntime)
+CPU_CLASSES = (ModelSpeedupOpenVINO, ModelSpeedupONNXRuntime)
+CLASSES = (*CPU_CLASSES, ModelSpeedupTensorRT)
 WANTED = (
     "; give an iterable of float tensors (N, C, H, W), such as a DataLoader, "
     "or a calibrator with the images as `data` and a `batch_size`"
@@ -109,7 +110,7 @@ def test_what_is_no_calibrator(calibrator: Any, message: str) -> None:
     assert str(error.value).startswith(message) and str(error.value).endswith(WANTED)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", CPU_CLASSES)
 def test_a_calibrator_sets_the_bounds_and_leaves_the_model_alone(cls: Any, tmp_path: Path) -> None:
     pytest.importorskip(cls.engine)
     network = edsr("pams", 6)
