@@ -3,6 +3,7 @@
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
 from srq_nni.speedup.engine import PrecisionReport
 from srq_nni.speedup.export import ExportReport, LayerReport, export_float_onnx, export_onnx
+from srq_nni.speedup.flat_config import nni_tensorrt_config
 from srq_nni.speedup.lint import LintReport, Verdict, lint_onnx
 from srq_nni.speedup.onnxruntime import ModelSpeedupONNXRuntime
 from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
@@ -25,4 +26,5 @@ __all__ = [
     "export_onnx",
     "integer_simulator",
     "lint_onnx",
+    "nni_tensorrt_config",
 ]
