@@ -27,6 +27,7 @@ from srq_nni.compression.phases import (
 )
 from srq_nni.errors import CheckpointError, QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer
+from srq_nni.quantization.calibration import average_batch_statistics
 from srq_nni.quantization.layers import add_stored_gates, set_mode
 
 UNTRAINED_STEPS = 3  # optimizer steps without one of the bounds before it is taken for a mistake
@@ -166,6 +167,7 @@ class TrainingClock:
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._trains_bounds(optimizer):
+            average_batch_statistics(self.quantizers)
             self.count += 1
             self._owner.get_buffer(self._step).add_(1)
             self._untrained_steps = 0
@@ -207,7 +209,8 @@ class TrainingClock:
                 "the state dict is one of the plain network, and NNI's wrappers would ignore its weights; "
                 "load it before the quantizer is made, or give one that was saved after"
             )
-        add_stored_gates(model, {key.removeprefix(prefix): value for key, value in state.items()})
+        if add_stored_gates(model, {key.removeprefix(prefix): value for key, value in state.items()}):
+            self._gates_without_ddp = _several_processes()  # perhaps: averaging twice changes nothing
 
     def _after_load(self, model: nn.Module, incompatible: Any) -> None:
         self.count = int(self._owner.get_buffer(self._step))

@@ -84,7 +84,7 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "no
         _check_quantized_model(opt, is_train)
     elif is_alias(opt["network_g"]):
         check_parallel(gpus, distributed=launcher != "none")
-        check_alias(opt, is_train=is_train)
+        check_alias(opt, is_train=is_train, distributed=launcher != "none")
     else:
         _check_float_model(opt)
     check_datasets(opt["datasets"], opt.get("scale"), is_train=is_train)

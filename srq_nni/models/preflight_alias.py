@@ -10,6 +10,7 @@ from torch import nn
 from srq_nni import checkpoint
 from srq_nni.archs.aliases_arch import is_alias, two_blocks
 from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
+from srq_nni.compression.phases import gate_parameters
 from srq_nni.errors import CheckpointError, OptionError
 from srq_nni.quantization.layers import activation_quantizers
 
@@ -32,8 +33,13 @@ def refuse_alias(opt: Mapping[str, Any]) -> None:
         )
 
 
-def check_alias(opt: Mapping[str, Any], *, is_train: bool) -> None:
+def check_alias(opt: Mapping[str, Any], *, is_train: bool, distributed: bool = False) -> None:
     """Check network, checkpoint and what a stock model would ignore or do wrong.
+
+    Args:
+        opt: all options of a run.
+        is_train: whether the run trains.
+        distributed: whether it does so in several processes.
 
     Raises:
         SRQError: one sentence that names the key.
@@ -54,6 +60,12 @@ def check_alias(opt: Mapping[str, Any], *, is_train: bool) -> None:
         )
     if path.get("pretrain_network_g"):
         _check_checkpoint(model, opt, is_train)
+        if is_train and distributed and gate_parameters(model):
+            raise OptionError(
+                f"path: pretrain_network_g: '{path['pretrain_network_g']}' has gates, which model_type "
+                f"'{opt['model_type']}' would train apart in each process; leave --launcher out, or set model_type: "
+                "QuantSRModel with a quantization block"
+            )
     elif not is_train:
         raise OptionError("path: pretrain_network_g is missing; give the checkpoint to test")
 

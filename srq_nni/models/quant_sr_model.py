@@ -35,6 +35,7 @@ from srq_nni.models.feature import InputRecorder
 from srq_nni.models.injected_loss import inject
 from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
+from srq_nni.quantization.calibration import average_batch_statistics
 from srq_nni.quantization.layers import activation_quantizers
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
@@ -110,6 +111,8 @@ class QuantSRModel(SRModel):
             quantization=self.opt["quantization"],
             to_use=not self.is_train,
         )
+        if net is self.net_g:
+            self._tell_ddp_of_gates()  # those that came with the file
         kind = "quantized" if quantized else "float"
         get_root_logger().info(f"Loaded the {kind} weights of {load_path}; every key accounted for.")
 
@@ -151,6 +154,12 @@ class QuantSRModel(SRModel):
         optimizer: torch.optim.Optimizer = super().get_optimizer(optim_type, network, lr, **kwargs)
         return optimizer
 
+    def setup_optimizers(self) -> None:
+        super().setup_optimizers()
+        self.optimizer_g.register_step_post_hook(
+            lambda *_: average_batch_statistics(self.get_bare_model(self.net_g))  # before model_ema copies them
+        )
+
     def set_phase(self, current_iter: int) -> None:
         """Put the quantizers into the phase of this iteration, which needs nothing but its number."""
         if self.quantization.quantizer == "ddtb" and current_iter == self.quantization.calibration_iters + 1:
@@ -177,10 +186,18 @@ class QuantSRModel(SRModel):
             chosen = start_bounds_and_gates(net, ratio)
         get_root_logger().info(f"Gates on {len(chosen)} layers: {', '.join(chosen) or 'none'}.")
         self.optimizer_g.param_groups[-1]["params"][:] = gate_parameters(net)
+        self._tell_ddp_of_gates()
         if self.ema_decay > 0:
             copy_quantizers(net, self.net_g_ema)
-        if self.opt["dist"]:
-            self.net_g = self.model_to_device(net)  # DDP must see the new parameters
+
+    def _tell_ddp_of_gates(self) -> None:
+        """Wrap a distributed network again, since DDP averages the gradients of those parameters only that it has seen.
+
+        It also makes them equal in all processes.
+        """
+        net = self.get_bare_model(self.net_g)
+        if self.opt["dist"] and gate_parameters(net):
+            self.net_g = self.model_to_device(net)
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Run the base model's step in the phase of this iteration; while DDTB observes, nothing is updated."""

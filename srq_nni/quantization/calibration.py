@@ -138,5 +138,21 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return value / distributed.get_world_size()
 
 
+@torch.no_grad()
+def average_batch_statistics(model: nn.Module) -> None:
+    """Make the running statistics of every batch norm in ``model`` the mean over the ranks, in one exchange.
+
+    DistributedDataParallel copies those of the first rank before the next step only, so that until then a validation or
+    an average would see others on each rank. Call it after the backward pass, which checks that nobody wrote to them.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    running = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+    if not running or not _distributed():
+        return
+    mean = mean_over_ranks(torch.cat(running))
+    for buffer, part in zip(running, mean.split([len(buffer) for buffer in running]), strict=True):
+        buffer.copy_(part)
+
+
 def _distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()

@@ -17,7 +17,9 @@ from basicsr.models.sr_model import SRModel
 from srq_nni.archs.aliases_arch import two_blocks
 from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
 from srq_nni.cli.main import main
+from srq_nni.compression.phases import observing, start_bounds_and_gates
 from srq_nni.errors import CheckpointError, OptionError
+from srq_nni.models import cpu_distributed
 from srq_nni.models.preflight import check_options
 from srq_nni.quantization.layers import activation_quantizers
 from tests.sr_data import NETWORK, REPOSITORY, changed, evaluation_options, float_checkpoint, train_options, write_yaml
@@ -240,6 +242,29 @@ def test_several_gpus_need_a_launcher(stock: dict[str, Any], monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(OptionError, match="num_gpu: 2 without a launcher means DataParallel"):
         check_options(changed(stock, "num_gpu", 2), is_train=True)
+
+
+def test_stored_gates_do_not_train_in_several_processes(
+    stock: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_distributed, "_enabled", True)
+    options = changed(stock, "network_g:type", "DDTB_EDSR")
+    base, block = two_blocks(options["network_g"])
+    model, file = QuantizedNetwork(base, block), tmp_path / "gates.pth"
+    options["path"]["pretrain_network_g"] = str(file)
+    torch.save({"params": model.state_dict()}, file)
+    check_options(options, is_train=True, launcher="pytorch")
+    with observing(model):
+        model(torch.rand(2, 3, 9, 9))
+    start_bounds_and_gates(model, 0.5)
+    torch.save({"params": model.state_dict()}, file)
+    check_options(options, is_train=True)
+    with pytest.raises(OptionError) as caught:
+        check_options(options, is_train=True, launcher="pytorch")
+    assert str(caught.value) == (
+        f"path: pretrain_network_g: '{file}' has gates, which model_type 'SRModel' would train apart in each process; "
+        "leave --launcher out, or set model_type: QuantSRModel with a quantization block"
+    )
 
 
 def test_files_that_do_not_fit(stock: dict[str, Any], photo_folders: Path, tmp_path: Path) -> None:

@@ -25,17 +25,20 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(action: Callable[[], None]) -> int:
-    """Run ``action`` in a forked process; return its exit status, or minus the signal that ended it."""
-    child = os.fork()
-    if not child:
-        try:
-            action()
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def forked(*actions: Callable[[], None]) -> list[int]:
+    """Run each action in a forked process, all at once; return exit statuses, or minus the signal that ended one."""
+    children = []
+    for action in actions:
+        child = os.fork()
+        if not child:
+            try:
+                action()
+            except BaseException as error:
+                os.write(2, f"{type(error).__name__}: {error}\n".encode())
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def train(folder: Path, options: str, *flags: str, kill: tuple[str, Any] | None = None) -> int:
@@ -52,13 +55,19 @@ def train(folder: Path, options: str, *flags: str, kill: tuple[str, Any] | None 
         os.chdir(folder)
         if kill is not None:
             place, what = kill
-            {"iteration": _at_iteration, "halfway": _halfway}.get(place, _around_renaming)(place, what)
+            if place == "iteration":
+                die_at_iteration(what)
+            elif place == "halfway":
+                _halfway(what)
+            else:
+                _around_renaming(what, written=place == "written")
         main(["train", "-opt", options, *flags])
 
-    return forked(action)
+    return forked(action)[0]
 
 
-def _at_iteration(place: str, iteration: int) -> None:
+def die_at_iteration(iteration: int) -> None:
+    """Let this process die before the step of an iteration."""
     update = BaseModel.update_learning_rate
 
     def update_learning_rate(self: Any, current_iter: int, warmup_iter: int = -1) -> None:
@@ -69,7 +78,7 @@ def _at_iteration(place: str, iteration: int) -> None:
     BaseModel.update_learning_rate = update_learning_rate
 
 
-def _halfway(place: str, name: str) -> None:
+def _halfway(name: str) -> None:
     save = torch.save
 
     def save_half(content: Any, file: Any, *args: Any, **settings: Any) -> None:
@@ -86,14 +95,14 @@ def _halfway(place: str, name: str) -> None:
     torch.save = save_half
 
 
-def _around_renaming(place: str, name: str) -> None:
+def _around_renaming(name: str, *, written: bool) -> None:
     replace = os.replace
 
     def replace_and_die(source: Any, target: Any) -> None:
         if Path(target).name != name:
             replace(source, target)
             return
-        if place == "written":
+        if written:
             replace(source, target)
         die()
 
