@@ -148,7 +148,7 @@ def test_a_config_and_its_network_give_the_same() -> None:
         (lambda: edsr("ddtb", 8), "'_input_0' of 'body.0.conv1' has codes from -"),
         (
             lambda: quantized("EDSR", "pams", 8, "deploy"),
-            "'body.0.branch' is of type Identity, and NNI's TensorRT backend knows Conv2d, Linear, ReLU, ReLU6, MaxPool",
+            "'body.0.branch' is of type Identity, and NNI's TensorRT backend knows Conv2d, Linear, ReLU, ReLU6, Max",
         ),
         (
             lambda: quantized("EDSR", "ddtb", 8, "paper", gated=True),
