@@ -36,7 +36,11 @@ COMPARED = (
     "limit_levels",
     "gate_statistics",
 )
-TRAINING_ONLY = ("calibration", "gate_gradient")  # settings of an entry that do not change what the network computes
+TRAINING_ONLY = (
+    "calibration",
+    "gate_gradient",
+    "dynamic_ratio",
+)  # settings of an entry that do not change what the network computes
 
 
 def metadata_of(

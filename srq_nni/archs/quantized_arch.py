@@ -16,6 +16,7 @@ from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.sites import quantization_sites
 from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 
@@ -82,7 +83,12 @@ def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Modu
     method = get_method(options.quantizer)
     for site in quantization_sites(model, sites_config_list(model, options), method.name):
         maker = method.weight if site.target == "weight" else method.activation
-        attach_quantizer(model, site.module, site.target, maker(site.bits, **site.options))
+        settings = dict(site.options)
+        share = settings.pop("dynamic_ratio", None)
+        quantizer = maker(site.bits, **settings)
+        if isinstance(quantizer, DDTBActivation):
+            quantizer.gate_share = share
+        attach_quantizer(model, site.module, site.target, quantizer)
     return model
 
 

@@ -83,17 +83,42 @@ def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
 
     Args:
         model: network that has observed.
-        ratio: share of the quantizers that get a gate. Those of 8 bits (a head, a tail) get none beside narrower ones:
-            their codes would not fit a byte.
+        ratio: share of the quantizers that get a gate; see ``gate_groups``.
     """
     set_bounds_from_statistics(model)
+    chosen = []
+    for share, quantizers in gate_groups(model, ratio).items():
+        chosen += choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, share)
     quantizers = ddtb_quantizers(model)
-    narrow = {name: quantizer for name, quantizer in quantizers.items() if quantizer.bits < MAX_BITS}
-    quantizers = narrow or quantizers
-    chosen = choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, ratio)
     for name in chosen:
         quantizers[name].add_gate(Gate(int(quantizers[name].channels)))
     return chosen
+
+
+def gate_groups(model: nn.Module, ratio: float) -> dict[float, dict[str, DDTBActivation]]:
+    """Return share -> quantizers by name, among which that share gets a gate.
+
+    Quantizers of 8 bits (a head, a tail) get none beside narrower ones, unless they have a share of their own: their
+    codes would not fit a byte.
+
+    Args:
+        model: network with quantizers.
+        ratio: share of those that have none of their own (``dynamic_ratio`` in an entry of a config_list).
+    """
+    quantizers = ddtb_quantizers(model)
+    narrow = any(quantizer.bits < MAX_BITS for quantizer in quantizers.values())
+    groups: dict[float, dict[str, DDTBActivation]] = {}
+    for name, quantizer in quantizers.items():
+        if quantizer.gate_share is not None:
+            groups.setdefault(quantizer.gate_share, {})[name] = quantizer
+        elif quantizer.bits < MAX_BITS or not narrow:
+            groups.setdefault(ratio, {})[name] = quantizer
+    return groups
+
+
+def gate_candidates(model: nn.Module, ratio: float) -> dict[str, DDTBActivation]:
+    """Return the quantizers of ``model`` that may get a gate, by name."""
+    return {name: q for share, group in gate_groups(model, ratio).items() if share > 0 for name, q in group.items()}
 
 
 def gate_loss(model: nn.Module) -> torch.Tensor | None:

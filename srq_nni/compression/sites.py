@@ -45,7 +45,7 @@ def quantization_sites(
         model: network whose modules are selected; a module with several names is quantized once, under the first.
         entries: the config_list.
         method: ``pams`` or ``ddtb``.
-        trained_by_nni: allow the settings that only the quantizers for NNI know, ``fuse_names`` and ``dynamic_ratio``.
+        trained_by_nni: allow ``fuse_names``, which only the quantizers for NNI know.
 
     Raises:
         OptionError: for a malformed entry, one that selects no module, or one that names a target twice.
@@ -56,7 +56,7 @@ def quantization_sites(
     order = {name: position for position, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     for index, entry in enumerate(trans_legacy_config_list([dict(entry) for entry in entries])):
         where = f"config_list entry {index}"
-        options = _allowed_options(method, trained_by_nni)
+        options = _allowed_options(method)
         _check_entry(entry, [*options[False], *options[True]], where, trained_by_nni)
         _check_selectors(model, entry, where)
         modules, _, _ = select_modules_by_config(model, dict(entry))
@@ -72,10 +72,10 @@ def quantization_sites(
     return sorted((site for _, site in found.values()), key=lambda site: (order[site.module], site.target))
 
 
-def _allowed_options(method: str, trained_by_nni: bool) -> dict[bool, list[str]]:
+def _allowed_options(method: str) -> dict[bool, list[str]]:
     """Return the settings of the quantizer, by whether the target is the weight."""
     of_method = get_method(method)
-    gates = ["dynamic_ratio"] if trained_by_nni and method == "ddtb" else []
+    gates = ["dynamic_ratio"] if method == "ddtb" else []
     return {True: list(of_method.weight_options), False: [*of_method.activation_options, *gates]}
 
 
@@ -165,6 +165,9 @@ def _site(raw: Site, allowed: Sequence[str], method: str, where: str, spelling: 
                 f"{where}setting '{key}' of target '{spelling}' is not known to {method}; "
                 f"allowed are {', '.join(['quant_dtype', *allowed])}{did_you_mean(key, allowed)}"
             )
+    share = options.get("dynamic_ratio", 0)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise OptionError(f"{where}dynamic_ratio: {share!r} is not allowed; give a share from 0 to 1")
     if apply_method not in ("bypass", method):
         raise OptionError(
             f"{where}apply_method: {apply_method!r} is NNI's own arithmetic and {method} brings another; "

@@ -88,6 +88,10 @@ class ActivationQuantizer(nn.Module):
         """Return (scale, smallest code, largest code) of the bounds themselves, which an applied gate would scale."""
         raise NotImplementedError
 
+    def _shown_mode(self) -> str:
+        """Return the mode for ``repr``, where it is not the usual one."""
+        return "" if self.mode == "quantize" else f", mode={self.mode}"
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(f"{prefix}bit_width")
         if stored is not None and int(stored) != self.bits:
@@ -150,7 +154,7 @@ class PAMSActivation(ActivationQuantizer):
         return float(computable(self.alpha.detach()).clamp(min=MIN_WIDTH) / n), -n, n
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, alpha={self.alpha.item():.4g}"
+        return f"bits={self.bits}, alpha={_shown(self.alpha)}{self._shown_mode()}"
 
 
 class DDTBActivation(ActivationQuantizer):
@@ -190,6 +194,7 @@ class DDTBActivation(ActivationQuantizer):
         self.statistic = statistics.RunningMean(2)
         self.intensity = statistics.IntensityRecorder()
         self.gate: Gate | None = None
+        self.gate_share: float | None = None  # of those with the same share that get a gate; None takes the network's
         self.gate_logits: torch.Tensor | None = None
         self._gate_applied = False  # a plain bool, so that forward needs no device synchronisation
         self.register_buffer("gate_is_applied", torch.tensor(False))
@@ -266,7 +271,7 @@ class DDTBActivation(ActivationQuantizer):
 
     def extra_repr(self) -> str:
         gate = "" if self.gate is None else f", gate_applied={self._gate_applied}"
-        return f"bits={self.bits}, lower={self.lower.item():.4g}, upper={self.upper.item():.4g}{gate}"
+        return f"bits={self.bits}, lower={_shown(self.lower)}, upper={_shown(self.upper)}{gate}{self._shown_mode()}"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the last batch's logits out of copies and pickles: they belong to a graph."""
@@ -275,6 +280,10 @@ class DDTBActivation(ActivationQuantizer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._gate_applied = bool(self.gate_is_applied)
+
+
+def _shown(bound: torch.Tensor) -> str:
+    return "?" if bound.is_meta else f"{bound.item():.4g}"
 
 
 def _choice(name: str, given: Choice, allowed: tuple[str, ...]) -> Choice:
