@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a network from a BasicSR option file",
     "test": "test a network from a BasicSR option file",
     "schema": "write the JSON schema of option files, for editors",
+    "summary": "show bits, coverage, size, operations and engines before a run",
     "export": "write a trained checkpoint as an integer ONNX file",
     "pack": "write a trained checkpoint as a small file of packed weights",
     "upscale": "enlarge images with a checkpoint or an ONNX file",

@@ -132,11 +132,16 @@ class QuantSRModel(SRModel):
         self.cri_skt = build_loss(self.opt["train"]["skt_opt"]).to(self.device)
         self.teacher = build_float(self.base_network).to(self.device).eval().requires_grad_(False)
         self.speed.place(self.teacher)
-        path = self.opt["path"]
-        checkpoint.load_weights(self.teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))
+        self.load_teacher()
         feature = self.quantization.feature or find_preset(self.base_network["type"]).feature
         self.student_feature = InputRecorder(self.get_bare_model(self.net_g), feature)
         self.teacher_feature = InputRecorder(self.teacher, feature)
+
+    def load_teacher(self) -> None:
+        """Give the teacher its float weights."""
+        assert self.teacher is not None
+        path = self.opt["path"]
+        checkpoint.load_weights(self.teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """One optimizer for ``network_g``, in which the bounds and DDTB's gates are groups of their own, at the end."""

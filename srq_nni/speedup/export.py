@@ -118,7 +118,7 @@ def export_onnx(
         WriteError: if the disk refuses the file.
     """
     rules = get_rules(engine)
-    target = _writable(path)
+    target = writable(path)
     network, entries = _network(model)
     entries.update(metadata or {})
     proto, _ = build_graph(network, rules, metadata=entries, integer_bias=integer_bias, sample=sample)
@@ -143,7 +143,7 @@ def export_float_onnx(
 
     Quantizers in ``model`` are left out. Input, output, metadata and errors as for ``export_onnx``.
     """
-    target = _writable(path)
+    target = writable(path)
     network = copy.deepcopy(model).float().cpu().eval()
     markers.remove(network)
     proto = float_graph(network, sample)
@@ -153,7 +153,12 @@ def export_float_onnx(
     return target
 
 
-def _writable(path: str | os.PathLike[str]) -> Path:
+def writable(path: str | os.PathLike[str]) -> Path:
+    """Return ``path`` of a file to write.
+
+    Raises:
+        ExportError: if it is a folder, or its folder does not exist.
+    """
     target = Path(path)
     if target.is_dir():
         raise ExportError(f"'{target}' is a folder; give the name of a file in it, such as '{target / 'model.onnx'}'")

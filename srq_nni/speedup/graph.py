@@ -39,6 +39,7 @@ def build_graph(
     metadata: Mapping[str, str] | None = None,
     integer_bias: bool | None = None,
     sample: torch.Tensor | None = None,
+    traced: Any = None,
 ) -> tuple[Any, IntegerNetwork]:
     """Return an ``onnx.ModelProto`` for ``rules`` and the integers it holds. ``model`` is unchanged.
 
@@ -51,6 +52,7 @@ def build_graph(
         integer_bias: write biases as int32 on the grid of the accumulator; None does as the engine wants it.
         sample: input to trace with, (N, C, H, W); by default zeros of size 32 with the channels of the first
             convolution.
+        traced: what ``trace_marked`` returned for this model, where graphs of several engines are wanted.
 
     Raises:
         ExportError: if the onnx package is missing, a quantizer cannot be written, or the network cannot be traced.
@@ -64,8 +66,7 @@ def build_graph(
     entries = {"engine": rules.name, **_describe(network, integers)}
     entries.update(metadata or {})
     weights = {name: _weight_of(network, name) for name in integers.layers}
-    markers.mark(network)
-    proto = float_graph(network, sample)
+    proto = trace_marked(network, sample) if traced is None else copy.deepcopy(traced)
     QDQWriter(proto, rules).write(integers, weights)
     _forget_markers(proto)
     if rules.needs_output_quantizer:
@@ -75,6 +76,17 @@ def build_graph(
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)
     return proto, integers
+
+
+def trace_marked(model: nn.Module, sample: torch.Tensor | None = None) -> Any:
+    """Return the float graph of ``model`` with a marker for each quantizer, from which the graphs of all engines start.
+
+    Raises:
+        ExportError: if the network cannot be traced.
+    """
+    network = copy.deepcopy(model).float().cpu().eval()
+    markers.mark(network)
+    return float_graph(network, sample)
 
 
 def check_accumulator(layer: IntegerConv) -> None:
