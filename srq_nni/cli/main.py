@@ -20,6 +20,7 @@ COMMANDS = {
     "summary": "show bits, coverage, size, operations and engines before a run",
     "export": "write a trained checkpoint as an integer ONNX file",
     "pack": "write a trained checkpoint as a small file of packed weights",
+    "bench": "measure a network in float32, bfloat16 and INT8 on every engine",
     "upscale": "enlarge images with a checkpoint or an ONNX file",
     "report": "show what a training run did, as one HTML page",
 }

@@ -20,20 +20,18 @@ import numpy as np
 from srq_nni.speedup.engine_rules import EngineRules
 from srq_nni.speedup.lint import MARK_OF_WEIGHTS, lint_graph
 from srq_nni.speedup.lint_rules import PRODUCTS
+from srq_nni.speedup.machine import CPUINFO, cpu_flags
 from srq_nni.speedup.onnx_graph import OnnxGraph
 
 INT16 = np.iinfo(np.int16)
 
 
-def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+def has_vnni(cpuinfo: Path = CPUINFO) -> bool | None:
     """Return whether an x86 CPU multiplies bytes without intermediate rounding; None where this cannot be found out."""
-    try:
-        words = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
-    except OSError:
+    flags = cpu_flags(cpuinfo)
+    if not flags & {"sse4_1", "avx2"}:
         return None
-    if not words & {"sse4_1", "avx2"}:
-        return None
-    return bool(words & {"avx512_vnni", "avx_vnni", "amx_int8"})
+    return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def inexact_without_vnni(proto: Any, rules: EngineRules) -> tuple[str, ...]:

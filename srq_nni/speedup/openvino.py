@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from srq_nni.errors import ExportError, did_you_mean
 from srq_nni.speedup.byte_products import has_vnni, inexact_without_vnni
 from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
 
 INTEGER_PRECISIONS = ("i8", "u8")
+FLOAT_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 RUNTIME_KEYS = ("layerType", "runtimePrecision", "primitiveType")
 LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
@@ -25,20 +27,39 @@ LOSSY_NOTE = (
 
 
 class ModelSpeedupOpenVINO(EngineSpeedup):
-    """Build and run the INT8 model with OpenVINO; arguments and methods of ``EngineSpeedup``.
+    """Build and run the INT8 model with OpenVINO; arguments and methods of ``EngineSpeedup``, and one more.
 
-    What is not quantized is computed in float32, also on CPUs that would choose bfloat16 by themselves.
+    Args:
+        float_precision: of what is not quantized. ``float32`` is exact, also on CPUs that would choose bfloat16 by
+            themselves; ``bfloat16`` is faster where the CPU has it and float32 elsewhere, see ``floats_ran_in``.
     """
 
     engine = "openvino"
     _compiled: Any = None
+
+    def __init__(self, *arguments: Any, float_precision: str = "float32", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if float_precision not in FLOAT_PRECISIONS:
+            raise ExportError(
+                f"float_precision: {float_precision!r} is not known; give one of {', '.join(FLOAT_PRECISIONS)}"
+                f"{did_you_mean(float_precision, FLOAT_PRECISIONS)}"
+            )
+        self.float_precision = float_precision
+
+    @property
+    def floats_ran_in(self) -> str:
+        """The precision that OpenVINO gave to what is not quantized: ``float32`` or ``bfloat16``."""
+        self._loaded()
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return next((name for name, word in FLOAT_PRECISIONS.items() if word == hint), str(hint))
 
     def check_installed(self) -> None:
         import_or_explain("openvino", "openvino")
 
     def _build(self, content: bytes) -> bytes:
         core = import_or_explain("openvino", "openvino").Core()
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        options["INFERENCE_PRECISION_HINT"] = FLOAT_PRECISIONS[self.float_precision]
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
         self._compiled = core.compile_model(core.read_model(content), "CPU", options)

@@ -1,0 +1,64 @@
+"""``srq bench``: speed in float32, bfloat16 and INT8 on every engine, and the difference to the integer simulator."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from srq_nni.errors import OptionError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``srq bench``."""
+    made = argparse.ArgumentParser(prog="srq bench", description=__doc__, allow_abbrev=False)
+    made.add_argument("model", metavar="MODEL", help="checkpoint of srq train, or an ONNX file")
+    made.add_argument(
+        "--engine", action="append", metavar="ENGINE", help="may be repeated (default: all that run here)"
+    )
+    made.add_argument("--size", default="128x128", metavar="HxW", help="height and width of the image (128x128)")
+    made.add_argument("--repeats", type=int, default=9, metavar="N", help="calls of each that count (9)")
+    made.add_argument("--threads", type=int, default=1, metavar="N", help="of the engines; 0 leaves it to them (1)")
+    made.add_argument("--json", metavar="OUT", help="also write everything to this file")
+    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    return made
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure as ``argv`` says and print the table.
+
+    Raises:
+        SRQError: for wrong options or a model that does not run.
+    """
+    args = parser().parse_args(argv)
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", args.size)
+    if size is None:
+        raise OptionError(f"--size: {args.size!r} is not allowed; give height x width, such as 128x128")
+
+    from tqdm import tqdm
+
+    from srq_nni.speedup.bench import benchmark
+    from srq_nni.speedup.export import write_atomically
+
+    target = Path(args.json) if args.json else None
+    if target is not None and not target.parent.is_dir():
+        raise OptionError(f"--json: the folder of '{target}' does not exist; create it first")
+    with tqdm(desc="Rounds", unit="round", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = benchmark(
+            args.model,
+            engines=args.engine,
+            size=(int(size[1]), int(size[2])),
+            repeats=args.repeats,
+            threads=args.threads or None,
+            on_round=show,
+        )
+    sys.stdout.write(f"{report}\n")
+    if target is not None:
+        write_atomically(target, report.as_json().encode())

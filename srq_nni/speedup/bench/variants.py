@@ -1,0 +1,161 @@
+"""One network on every engine in every precision: what is compared in a benchmark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from srq_nni.errors import OptionError
+from srq_nni.quantization.layers import quantized_convolutions
+from srq_nni.speedup.bench.floats import has_quantizers, without_quantizers
+from srq_nni.speedup.engine import EngineSpeedup
+from srq_nni.speedup.engines import speedup_class
+from srq_nni.speedup.export import export_float_onnx, export_onnx, write_atomically
+from srq_nni.speedup.image_metadata import read_metadata, value_range_of
+from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
+from srq_nni.speedup.simulator import integer_simulator
+
+FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16 = "float32", "bfloat16", "int8 + float32", "int8 + bfloat16"
+ORDER = (FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the network.
+
+    Attributes:
+        engine: that runs it.
+        precision: ``float32``, ``bfloat16``, ``int8 + float32`` or ``int8 + bfloat16``: of what is quantized and of the
+            rest.
+        speedup: the built engine; None if it has no such precision.
+        file_bytes: size of the ONNX file.
+        reference: name of the simulator of what it computes, if it is an integer variant; see ``Subject``.
+        missing: why there is no engine.
+    """
+
+    engine: str
+    precision: str
+    speedup: EngineSpeedup | None
+    file_bytes: int
+    reference: nn.Module | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network of a benchmark.
+
+    Attributes:
+        name: of its file or class.
+        channels: of its images.
+        value_range: value of white.
+        variants: grouped by engine, in the order of ``ORDER``.
+    """
+
+    name: str
+    channels: int
+    value_range: float
+    variants: tuple[Variant, ...]
+
+
+def subject_of(
+    model: nn.Module | str | os.PathLike[str],
+    folder: Path,
+    *,
+    engines: Sequence[str],
+    size: tuple[int, int],
+    threads: int | None,
+    name: str | None = None,
+) -> Subject:
+    """Build every variant of ``model``.
+
+    Args:
+        model: network with or without quantizers, checkpoint, or ONNX file.
+        folder: where the files are written.
+        engines: by name.
+        size: (height, width) of the images that will run.
+        threads: of the engines.
+        name: in place of the file's.
+
+    Raises:
+        ExportError, CheckpointError: if the model cannot be read or written for an engine.
+    """
+    if not isinstance(model, nn.Module) and Path(model).suffix.lower() == ".onnx":
+        return _from_file(Path(model), folder, engines, size, threads, name)
+    network = model
+    if not isinstance(network, nn.Module):
+        from srq_nni import checkpoint
+
+        network = checkpoint.load(network)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    shape = (1, first.in_channels, *size)
+    plain = export_float_onnx(network, folder / "float.onnx")
+    quantized = any(quantized_convolutions(network))
+    variants: list[Variant] = []
+    for engine in engines:
+        integer, simulator = None, None
+        if quantized:
+            integer = folder / f"{engine}.onnx"
+            export_onnx(network, integer, engine)
+            simulator = integer_simulator(network, engine=engine)
+        variants += _of_engine(engine, plain, integer, simulator, shape, threads)
+    title = name or (type(network).__name__ if isinstance(model, nn.Module) else Path(model).name)
+    return Subject(title, first.in_channels, 1.0, tuple(variants))
+
+
+def _from_file(
+    path: Path, folder: Path, engines: Sequence[str], size: tuple[int, int], threads: int | None, name: str | None
+) -> Subject:
+    onnx = import_or_explain("onnx", "onnx")
+    content = read_onnx(path)
+    proto = onnx.load_model_from_string(content)
+    entries = read_metadata(proto)
+    plain, integer = path, None
+    if has_quantizers(proto):
+        integer, plain = path, folder / "float.onnx"
+        write_atomically(plain, without_quantizers(proto).SerializeToString())
+    channels = proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    if channels < 1:
+        raise OptionError(f"'{path}' does not say how many channels its images have; write it again with srq export")
+    variants: list[Variant] = []
+    for engine in engines:
+        own = integer if entries.get("engine", engine) == engine else None
+        variants += _of_engine(engine, plain, own, None, (1, channels, *size), threads)
+    return Subject(name or path.name, channels, value_range_of(entries) or 1.0, tuple(variants))
+
+
+def _of_engine(
+    engine: str,
+    plain: Path,
+    integer: Path | None,
+    simulator: nn.Module | None,
+    shape: tuple[int, int, int, int],
+    threads: int | None,
+) -> list[Variant]:
+    """Return the variants of one engine: float files first, then the integer file."""
+    found = []
+    for precision in ORDER:
+        path = integer if precision.startswith("int8") else plain
+        if path is None:
+            continue
+        reference = simulator if path is integer else None
+        floats = BFLOAT16 if precision in (BFLOAT16, INT8_BFLOAT16) else FLOAT32
+        if floats == BFLOAT16 and engine != "openvino":
+            if precision == BFLOAT16:
+                missing = f"{engine} has no bfloat16 convolution for this processor"
+                found.append(Variant(engine, precision, None, path.stat().st_size, None, missing))
+            continue
+        speedup = (
+            ModelSpeedupOpenVINO(path, shape, threads=threads, float_precision=floats)
+            if engine == "openvino"
+            else speedup_class(engine)(path, shape, threads=threads)
+        )
+        speedup.load_quantized_model(path)
+        found.append(Variant(engine, precision, speedup, path.stat().st_size, reference))
+    return found
