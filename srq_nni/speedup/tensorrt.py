@@ -6,6 +6,7 @@ everything up to the ONNX file against the integer simulator. docs/tensorrt.md s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from srq_nni.speedup.lint_rules import CONVOLUTIONS
 from srq_nni.speedup.tensorrt_api import Shape, TensorRT
 
 SMALLEST_SIDE = 8
+logger = logging.getLogger(__name__)
 
 
 class ModelSpeedupTensorRT(EngineSpeedup):
@@ -33,11 +35,13 @@ class ModelSpeedupTensorRT(EngineSpeedup):
 
     Args:
         model, config, onnx_path: as for ``EngineSpeedup``.
-        input_shape: (N, C, H, W) of the largest input, unless ``shapes`` says more.
+        input_shape: (N, C, H, W) of a typical input.
         shapes: smallest, typical and largest input, each (N, C, H, W); kernels are chosen for the typical one and
-            memory is planned for the largest. By default from (1, C, 8, 8) to ``input_shape``.
+            memory is planned for the largest. By default from (1, C, 8, 8) to ``input_shape``, and an input beyond
+            builds the engine anew for it as well, which takes its time and is logged.
         tf32: let the layers in floating point use TF32, faster and less exact.
         workspace: bytes of scratch memory while building, None for all there is.
+        threads: without effect, there for code that serves all engines.
     """
 
     engine = "tensorrt"
@@ -52,23 +56,25 @@ class ModelSpeedupTensorRT(EngineSpeedup):
         shapes: tuple[Shape, Shape, Shape] | None = None,
         tf32: bool = False,
         workspace: int | None = None,
+        threads: int | None = None,
     ) -> None:
-        super().__init__(model, input_shape, config, onnx_path)  # type: ignore[arg-type]
+        super().__init__(model, input_shape, config, onnx_path, threads=threads)  # type: ignore[arg-type]
         self.shapes = _checked(shapes or _default_shapes(self.input_shape), self.input_shape[1])
+        self._may_grow = shapes is None
         self.tf32 = tf32
         if workspace is not None and workspace < 1:
             raise ExportError(f"workspace: {workspace} is not allowed; give bytes from 1, or None for all there is")
         self.workspace = workspace
         self._api: TensorRT | None = None
         self._session: _Session | None = None
-        self._convolutions: int | None = None
+        self._source: bytes | None = None  # the ONNX file of the engine, if it was built here
 
     def check_installed(self) -> None:
         """Raise ``ExportError`` without the package or without a GPU."""
         self._ready()
 
     def load_quantized_model(self, path: str | os.PathLike[str]) -> None:
-        """Load an engine file that ``export_quantized_model`` or trtexec wrote.
+        """Load an engine file that ``export_quantized_model`` or trtexec wrote, or build one from an ONNX file.
 
         Raises:
             ExportError: if the file cannot be read or is no engine for this version and GPU. An engine that was
@@ -76,9 +82,8 @@ class ModelSpeedupTensorRT(EngineSpeedup):
         """
         api, cuda = self._ready()
         if Path(path).suffix == ".onnx":
-            raise ExportError(
-                f"'{os.fspath(path)}' is an ONNX file, no engine; give it as model and call compress() to build one"
-            )
+            self._build_from(path)
+            return
         try:
             plan = Path(path).read_bytes()
         except OSError as error:
@@ -86,7 +91,7 @@ class ModelSpeedupTensorRT(EngineSpeedup):
                 f"'{os.fspath(path)}' cannot be read: {error.strerror}; give a file of export_quantized_model"
             ) from error
         self._session = _Session(api, cuda, plan)
-        self._content, self._convolutions = plan, None
+        self._content, self._source = plan, None
 
     def inference(self, test_data: torch.Tensor, reset_context: bool = False) -> tuple[torch.Tensor, float]:
         """Return (output, seconds) for images ``test_data`` (N, C, H, W), float, on any device.
@@ -100,18 +105,26 @@ class ModelSpeedupTensorRT(EngineSpeedup):
 
         Raises:
             ExportError: before ``compress`` or ``load_quantized_model``, for a tensor of another shape or dtype, or for
-                a size that the engine was not built for.
+                a size that a loaded engine, or one with ``shapes``, was not built for.
         """
         self._loaded()
         self.check_input(test_data)
         assert self._session is not None
+        if self._source is not None and self._may_grow and not self._session.takes(tuple(test_data.shape)):
+            self.shapes = _widened(self.shapes, tuple(test_data.shape))
+            logger.warning("building the engine anew for inputs of %s to %s", self.shapes[0], self.shapes[2])
+            self._content = self._build(self._source)
         return self._session.run(test_data, reset_context)
 
     def precision_report(self) -> PrecisionReport:
         """Return the precision of each convolution, read from TensorRT's engine inspector."""
         self._loaded()
         assert self._session is not None
-        return precision_report(self._session.layer_information(), self._convolutions)
+        convolutions = None
+        if self._source is not None:
+            nodes = import_or_explain("onnx", "tensorrt").load_model_from_string(self._source).graph.node
+            convolutions = sum(node.op_type in CONVOLUTIONS for node in nodes)
+        return precision_report(self._session.layer_information(), convolutions)
 
     def _ready(self) -> tuple[TensorRT, Cuda]:
         if self._api is None:
@@ -121,9 +134,7 @@ class ModelSpeedupTensorRT(EngineSpeedup):
     def _build(self, content: bytes) -> bytes:
         api, cuda = self._ready()
         plan = api.build(content, self.shapes, tf32=self.tf32, workspace=self.workspace)
-        self._session = _Session(api, cuda, plan)
-        nodes = import_or_explain("onnx", "tensorrt").load_model_from_string(content).graph.node
-        self._convolutions = sum(node.op_type in CONVOLUTIONS for node in nodes)
+        self._session, self._source = _Session(api, cuda, plan), content
         return plan
 
 
@@ -139,10 +150,14 @@ class _Session:
         given = self._engine.get_tensor_profile_shape(self._input, 0) if min(fixed) < 0 else (fixed, fixed, fixed)
         self._smallest, self._typical, self._largest = (tuple(shape) for shape in given)
 
+    def takes(self, shape: Shape) -> bool:
+        """Whether the engine was built for inputs of ``shape``."""
+        return _between(self._smallest, shape, self._largest)
+
     def run(self, x: torch.Tensor, fresh: bool) -> tuple[torch.Tensor, float]:
         """Return the output on the CPU and the seconds on the GPU."""
         shape = tuple(x.shape)
-        if not _between(self._smallest, shape, self._largest):
+        if not self.takes(shape):
             raise ExportError(
                 f"an input of shape {shape} is not allowed: this engine takes {self._smallest} to {self._largest}; "
                 "build it with other shapes=(smallest, typical, largest), or cut the image into tiles"
@@ -177,6 +192,12 @@ def _default_shapes(shape: Shape) -> tuple[Shape, Shape, Shape]:
     batch, channels, height, width = shape
     smallest = (1, channels, min(SMALLEST_SIDE, height), min(SMALLEST_SIDE, width))
     return smallest, (batch, channels, height, width), (batch, channels, height, width)
+
+
+def _widened(shapes: tuple[Shape, Shape, Shape], shape: Shape) -> tuple[Shape, Shape, Shape]:
+    """Return limits that take in ``shape``, which becomes the typical one."""
+    smallest, _, largest = shapes
+    return tuple(map(min, smallest, shape)), shape, tuple(map(max, largest, shape))
 
 
 def _checked(shapes: tuple[Shape, Shape, Shape], channels: int) -> tuple[Shape, Shape, Shape]:

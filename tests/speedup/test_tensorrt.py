@@ -231,13 +231,12 @@ def test_wrong_use(fake: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(ExportError, match=r"^an input of shape \(3, 8, 8\) and dtype torch\.float32 is not allowed"):
         speedup.inference(torch.zeros(3, 8, 8))
-    for path, text in (
-        (tmp_path / "model.onnx", "is an ONNX file, no engine; give it as model and call compress() to build one"),
-        (tmp_path / "missing.plan", "cannot be read: No such file or directory; give a file of export_quantized_model"),
-    ):
-        with pytest.raises(ExportError) as error:
-            speedup.load_quantized_model(path)
-        assert str(error.value) == f"'{path}' {text}"
+    missing = tmp_path / "missing.plan"
+    with pytest.raises(ExportError) as error:
+        speedup.load_quantized_model(missing)
+    assert str(error.value) == (
+        f"'{missing}' cannot be read: No such file or directory; give a file of export_quantized_model"
+    )
     (tmp_path / "broken.plan").write_bytes(b"{}\0x")
     with pytest.raises(ExportError, match=r"cannot load this engine: Serialization assertion failed\.; an engine runs"):
         speedup.load_quantized_model(tmp_path / "broken.plan")
@@ -253,6 +252,29 @@ def test_wrong_use(fake: Any, tmp_path: Path) -> None:
 
 def test_default_sizes_reach_from_8_pixels_to_the_input_shape() -> None:
     assert ModelSpeedupTensorRT("x", (4, 3, 90, 6)).shapes == ((1, 3, 8, 6), (4, 3, 90, 6), (4, 3, 90, 6))
+
+
+def test_a_larger_image_builds_the_engine_anew_unless_limits_are_given(
+    fake: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = fake()
+    network = edsr("pams", 4)
+    small = ModelSpeedupTensorRT(network, (1, 3, 32, 32), onnx_path=tmp_path / "model.onnx", threads=1)
+    small.compress()
+    assert small.inference(photo(32))[0].shape == (1, 3, 64, 64)
+    assert module.names().count("build_serialized_network") == 1
+    with caplog.at_level(logging.WARNING):
+        assert small.inference(torch.zeros(2, 3, 40, 6))[0].shape == (2, 3, 80, 12)
+    assert caplog.messages == ["building the engine anew for inputs of (1, 3, 8, 6) to (2, 3, 40, 32)"]
+    assert module.arguments("set_shape")[1:] == ((1, 3, 8, 6), (2, 3, 40, 6), (2, 3, 40, 32))
+    assert module.names().count("build_serialized_network") == 2
+    small.export_quantized_model(tmp_path / "model.plan")
+    loaded = ModelSpeedupTensorRT(network, (1, 3, 32, 32))
+    loaded.load_quantized_model(tmp_path / "model.plan")
+    with pytest.raises(ExportError, match=r"this engine takes \(1, 3, 8, 6\) to \(2, 3, 40, 32\); build it with other"):
+        loaded.inference(photo(64))
+    loaded.load_quantized_model(tmp_path / "model.onnx")
+    assert loaded.inference(photo(64))[0].shape == (1, 3, 128, 128)
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
