@@ -252,6 +252,13 @@ def test_text(tmp_path: Path) -> None:
     assert report.verdicts[0].note == "its weight is float in the file; onnxruntime rounds it to int8 by itself"
 
 
+def test_nodes_without_names_are_called_by_their_output(tmp_path: Path) -> None:
+    model = block(activation=INT8)
+    for node in model.graph.node:
+        node.name = ""
+    assert [verdict.node for verdict in lint_onnx(saved(model, tmp_path)).verdicts] == ["first", "last"]
+
+
 def test_errors(tmp_path: Path) -> None:
     path = saved(block(activation=INT8), tmp_path)
     with pytest.raises(ExportError, match=r"^engine: 'tensort' is not known; .*; did you mean 'tensorrt'\?$"):
