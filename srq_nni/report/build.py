@@ -8,6 +8,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from srq_nni.report.curves import quantizer_curves, read_logs
 from srq_nni.report.experiment import Experiment, open_experiment
 from srq_nni.report.images import Comparison, compare_images, mean_scores
 from srq_nni.report.layers import TensorReport, tensor_reports
+from srq_nni.speedup.bench.report import HEAD, BenchReport
 from srq_nni.speedup.certificate import certify
 
 PAGE = "report.html"
@@ -67,6 +69,8 @@ def write_report(
         comparison=comparison,
         means=mean_scores(comparison),
         sizes=_sizes(run, network),
+        head=HEAD,
+        benchmarks=_benchmarks(run),
     )
     for figure in filter(None, [*training, *quantizers, error, *sheets]):
         for theme, suffix in zip(plots.THEMES, ("", "_dark"), strict=True):
@@ -128,6 +132,15 @@ def _sizes(run: Experiment, network: nn.Module) -> list[tuple[str, str]]:
     ]
     sizes = [("network in float32", 4 * values), *((path.name, path.stat().st_size) for path in files)]
     return [(name, f"{size / 1e3:,.0f} kB") for name, size in sizes]
+
+
+def _benchmarks(run: Experiment) -> list[BenchReport]:
+    """Return the results of ``srq bench --json`` that lie in the folder, by name; other JSON files are passed over."""
+    found = []
+    for path in sorted(run.folder.glob("*.json")):
+        with suppress(DataError, OSError, UnicodeDecodeError):
+            found.append(BenchReport.from_json(path.read_text(encoding="utf-8")))
+    return found
 
 
 def _render(**content: Any) -> str:

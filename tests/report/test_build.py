@@ -13,6 +13,8 @@ import srq_nni
 from srq_nni.cli.main import main
 from srq_nni.report import open_experiment, write_report
 from srq_nni.report.images import compare_images, mean_scores
+from srq_nni.speedup.bench import BenchReport, Row
+from srq_nni.speedup.machine import Machine
 from tests.sr_data import write_yaml
 
 BICUBIC = 30.999  # dB of astronaut, computed from the two files with imresize of BasicSR on float64 BGR
@@ -71,6 +73,19 @@ def test_what_is_missing_is_said(experiment: Path, tmp_path: Path) -> None:
     assert "No text log of training in this folder." in text
     assert "No numbered checkpoint and no TensorBoard curves" in text
     assert "Activations need validation images." in text
+    assert "Not benchmarked: the result of srq bench CHECKPOINT --json tiny/bench.json" in text
+
+
+def test_benchmarks_in_the_folder_are_shown(experiment: Path, tmp_path: Path) -> None:
+    folder = copied(experiment, tmp_path)
+    machine = Machine("2026-11-25", "abc1234", "A processor", "avx2", False, 2, 0.5, {})
+    rows = (Row("openvino", "bfloat16", 1_230_000, notes=("no bfloat16 here",)),)
+    (folder / "bench.json").write_text(BenchReport("net.pth", (24, 40), 1, 9, machine, rows).as_json())
+    (folder / "other.json").write_text("{}")
+    text = write_report(folder, images=1).read_text()
+    assert "<h3>net.pth, 40x24 pixels</h3>" in text and "A processor (avx2, no bfloat16)" in text
+    assert "<td>bfloat16 [1]</td>" in text and "[1] no bfloat16 here" in text and "<td>1.23</td>" in text
+    assert "Not benchmarked" not in text
 
 
 def test_a_lost_float_network_and_lost_images_are_said(experiment: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from srq_nni.errors import DataError
 from srq_nni.speedup.machine import Machine
 from srq_nni.speedup.table import text_table
 
@@ -105,9 +106,32 @@ class BenchReport:
                 row["difference"]["psnr"] = None
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
-    def __str__(self) -> str:
+    @classmethod
+    def from_json(cls, text: str) -> BenchReport:
+        """Read what ``as_json`` wrote.
+
+        Raises:
+            DataError: if it is something else, or was written by a newer version.
+        """
+        try:
+            content = json.loads(text)
+            version = content.pop("format")
+            rows = tuple(_row_from(row) for row in content.pop("rows"))
+            size, machine = tuple(content.pop("size")), Machine(**content.pop("machine"))
+            report = cls(**content, size=size, machine=machine, rows=rows)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"this is no result of a benchmark ({error}); give a file of srq bench --json") from None
+        if version > FORMAT:
+            raise DataError(f"the benchmark has format {version} and this version reads {FORMAT}; update srq-nni")
+        return report
+
+    def table(self) -> tuple[list[tuple[str, ...]], dict[str, str]]:
+        """Return the lines below ``HEAD``, and ``{note: mark}`` of the marks in them."""
         notes: dict[str, str] = {}
-        lines = [self._line(row, notes) for row in self.rows]
+        return [self._line(row, notes) for row in self.rows], notes
+
+    def __str__(self) -> str:
+        lines, notes = self.table()
         threads = "threads of their choice" if self.threads is None else f"{self.threads} thread(s)"
         head = (
             f"{self.model}, {self.size[1]}x{self.size[0]} pixels, {threads}, medians of {self.repeats} in turns\n"
@@ -141,6 +165,14 @@ class BenchReport:
             "-" if found is None else f"{found.largest:.2g}",
             "-" if found is None else f"{found.changed:.2%}",
         )
+
+
+def _row_from(content: dict[str, Any]) -> Row:
+    found = content.pop("difference")
+    if found is not None:
+        found = Difference(**{**found, "psnr": math.inf if found["psnr"] is None else found["psnr"]})
+    lists = {key: tuple(content.pop(key)) for key in ("notes", "walls", "cpus")}
+    return Row(**{**content, **lists, "difference": found})
 
 
 def _ratio(value: float | None) -> str:
