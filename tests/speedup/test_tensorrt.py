@@ -318,26 +318,3 @@ def test_without_a_gpu_and_with_an_old_package(tmp_path: Path, monkeypatch: pyte
         ExportError, match=r"^tensorrt 8\.4\.3\.1 is too old; install 8\.6, 10 or 11, such as with: pip"
     ):
         speedup_of(edsr("pams", 4), tmp_path).compress()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("method", "bits"), [("pams", 8), ("pams", 4), ("ddtb", 2)])
-def test_on_a_gpu(method: str, bits: int, tmp_path: Path) -> None:
-    """Build, run, save and load an engine; its numbers are the simulator's and its body runs in INT8."""
-    pytest.importorskip("tensorrt")
-    if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU")
-    network = edsr(method, bits, blocks=2, features=32)
-    speedup = speedup_of(network, tmp_path)
-    speedup.compress()
-    x = torch.cat([photo(40), photo(40, 200)])
-    with torch.no_grad():
-        expected = integer_simulator(network, engine="tensorrt")(x)
-    output, seconds = speedup.inference(x)
-    error = difference(output, expected)
-    assert seconds > 0 and error.max() < 3 and (error > 0.01).float().mean() < 0.05
-    assert speedup.precision_report().integer_convolutions == 4
-    speedup.export_quantized_model(tmp_path / "model.plan")
-    loaded = ModelSpeedupTensorRT(network, (2, 3, 48, 48))
-    loaded.load_quantized_model(tmp_path / "model.plan")
-    assert torch.equal(loaded.inference(x)[0], output)
