@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from srq_nni import compat
+from srq_nni.cli.parser import Parser
 
 
-def parser_for(command: str, description: str) -> argparse.ArgumentParser:
+def parser_for(command: str, description: str) -> Parser:
     """Return the parser of ``srq train`` or ``srq test``: BasicSR's own flags."""
-    parser = argparse.ArgumentParser(prog=f"srq {command}", description=description, allow_abbrev=False)
+    parser = Parser(command, description)
     parser.add_argument("-opt", required=True, metavar="FILE.yml", help="option file")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="job launcher")
     parser.add_argument("--auto_resume", action="store_true", help="continue from the newest training state")
-    parser.add_argument("--debug", action="store_true", help="short intervals, name 'debug_..', tracebacks")
+    parser.add_debug("short intervals, name 'debug_..', tracebacks")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change option values")
     return parser
@@ -28,7 +31,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     Raises:
         SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
     """
-    from srq_nni.models import cpu_distributed, data_order, resume
+    from srq_nni.models import cpu_distributed, data_order, interruption, resume
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
 
@@ -46,4 +49,6 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug
     sys.argv = [f"srq {command}", *forwarded]
-    pipeline(str(Path.cwd()))
+    again = [word for word in argv if word != "--auto_resume"]
+    with interruption.resumable(shlex.join(["srq", command, *again, "--auto_resume"])) if is_train else nullcontext():
+        pipeline(str(Path.cwd()))
