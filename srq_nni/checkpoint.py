@@ -65,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, is not a checkpoint, or has a newer format.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         siblings = [item.name for item in path.parent.glob("*.pt*")] if path.parent.is_dir() else []
         near = did_you_mean(path.name, siblings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
+
+LARGEST = 10_000  # of any whole number that describes a network; a million blocks would be built for hours
 
 
 class ResidualBlockNoBN(arch_util.ResidualBlockNoBN):
@@ -65,10 +68,17 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
         raise OptionError(
             f"network_g: type {name!r} is not known; give a registered network{did_you_mean(name, known)}"
         )
+    for key, value in arguments.items():
+        if isinstance(value, int) and value > LARGEST:
+            raise OptionError(f"network_g: {key}: {value} is no size of a network; give a number up to {LARGEST}")
     try:
-        return ARCH_REGISTRY.get(name)(**arguments)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element tensors")
+            return ARCH_REGISTRY.get(name)(**arguments)
     except OptionError:
         raise
+    except UserWarning:
+        raise OptionError(f"network_g: it has a layer without channels; give numbers above 0 to {name}") from None
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"network_g: {error}; give the arguments of {name}") from None
 

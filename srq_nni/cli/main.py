@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import NoReturn
 
 from srq_nni.atomic import REMEDIES
 from srq_nni.errors import SRQError, did_you_mean
@@ -45,11 +46,17 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> 
         message = _sentence(error)
         if debug or message is None:
             raise
-        sys.stderr.write(f"srq: error: {message}\n")
-        sys.exit(2)
+        _refuse(message)
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"srq: {stop}\n" if str(stop) else "srq: stopped\n")
         sys.exit(getattr(stop, "status", 130))
+
+
+def _refuse(message: str) -> NoReturn:
+    """Print one line, whatever characters a file or an argument has brought into it, and end with status 2."""
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
+    sys.stderr.write(f"srq: error: {line}\n")
+    sys.exit(2)
 
 
 def _sentence(error: Exception) -> str | None:
@@ -95,7 +102,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(f"srq {__version__}\n")
         return
     if name not in COMMANDS:
-        sys.stderr.write(f"srq: error: command '{name}' is not known; allowed are {', '.join(COMMANDS)}")
-        sys.stderr.write(f"{did_you_mean(name, COMMANDS)}\n")
-        sys.exit(2)
+        _refuse(f"command '{name}' is not known; allowed are {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}")
     exit_with(importlib.import_module(f"srq_nni.cli.{name}").main, rest)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+
+from srq_nni.cli.parser import Parser
 
 
 def main(argv: Sequence[str]) -> None:
     """Pack as ``argv`` says and print the sizes."""
-    parser = argparse.ArgumentParser(prog="srq pack", description=__doc__, allow_abbrev=False)
+    parser = Parser("pack", __doc__)
     parser.add_argument("checkpoint", help="checkpoint of a QuantSRModel run")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.safetensors", help="file to write")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_debug()
     args = parser.parse_args(argv)
 
     from srq_nni.packed import pack

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from srq_nni.cli.parser import Parser
+
 
 def main(argv: Sequence[str]) -> None:
     """Print the schema, or write it to a file."""
-    parser = argparse.ArgumentParser(prog="srq schema", description=__doc__, allow_abbrev=False)
+    parser = Parser("schema", __doc__)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="file to write instead of printing")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_debug()
     args = parser.parse_args(argv)
 
     from srq_nni.atomic import atomic_file

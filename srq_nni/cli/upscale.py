@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from srq_nni.cli.parser import Parser
 
 if TYPE_CHECKING:
     from srq_nni.speedup.upscale import Done, Job, Plan
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
 RESUME = "stopped; finished images are whole, and the same command with --skip-existing goes on with the others"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of ``srq upscale``."""
-    made = argparse.ArgumentParser(prog="srq upscale", description=__doc__, allow_abbrev=False)
+    made = Parser("upscale", __doc__)
     made.add_argument("input", metavar="IN", help="image or folder of images")
     made.add_argument("-m", "--model", required=True, metavar="MODEL", help="ONNX file, or a checkpoint of srq train")
     made.add_argument("-o", "--output", required=True, metavar="OUT", help="image or folder to write")
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--value-range", type=float, metavar="R", help="value of white, for ONNX files of others: 1 or 255"
     )
-    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    made.add_debug()
     return made
 
 

@@ -19,6 +19,14 @@ class OptionLoader(yaml.SafeLoader):
 
     overrides: Sequence[str] = ()
 
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """Return a number; ``12:30:45`` is a text as in YAML 1.2, and not 45045 to the base of 60."""
+        text = str(self.construct_scalar(node))
+        if ":" in text:
+            return text
+        whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+
     def get_single_data(self) -> Any:
         options = super().get_single_data()
         for entry in self.overrides if isinstance(options, dict) else ():
@@ -26,6 +34,8 @@ class OptionLoader(yaml.SafeLoader):
         return options
 
 
+for _kind in ("int", "float"):
+    OptionLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", OptionLoader.construct_number)
 OptionLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 

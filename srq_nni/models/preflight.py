@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def _check_training(opt: Mapping[str, Any]) -> None:
         if str(key).endswith("_opt") and block:
             _check_loss(f"train: {key}", block, whole=key in ("pixel_opt", "skt_opt"))
     resume = opt["path"].get("resume_state")
-    if resume and not Path(str(resume)).expanduser().is_file():
+    if resume and not Path(os.path.expanduser(resume)).is_file():
         raise OptionError(f"path: resume_state: '{resume}' does not exist; give a .state file, or use --auto_resume")
 
 

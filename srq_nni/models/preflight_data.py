@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def _check_dataset(where: str, dataset: Any, phase: str, scale: Any) -> None:
         return
     folders = {key: dataset[key] for key in ("dataroot_gt", "dataroot_lq") if dataset.get(key)}
     files = {
-        key: check_image_folder(Path(str(folder)).expanduser(), f"{where}: {key}") for key, folder in folders.items()
+        key: check_image_folder(Path(os.path.expanduser(str(folder))), f"{where}: {key}")
+        for key, folder in folders.items()
     }
     if not dataset.get("meta_info_file") and paired:
         _check_pairs(where, dataset, files["dataroot_gt"], files["dataroot_lq"], phase, scale)

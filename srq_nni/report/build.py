@@ -50,7 +50,7 @@ def write_report(
     if images < 1:
         raise DataError(f"--images: {images} is not allowed; give a number from 1")
     run = open_experiment(experiment)
-    folder = _writable(run.folder / "report" if out is None else Path(out).expanduser())
+    folder = _writable(run.folder / "report" if out is None else Path(os.path.expanduser(out)))
     network = checkpoint.load(run.newest)
     comparison = compare_images(run, network, images)
     tensors = tensor_reports(network, comparison.low_resolution)

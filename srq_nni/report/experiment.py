@@ -47,7 +47,7 @@ class Experiment:
 
     def path(self, text: str | os.PathLike[str]) -> Path:
         """Return a path of the options as it was meant: relative to ``root``."""
-        return self.root / Path(text).expanduser()
+        return self.root / Path(os.path.expanduser(text))
 
 
 def open_experiment(folder: str | os.PathLike[str]) -> Experiment:
@@ -57,7 +57,7 @@ def open_experiment(folder: str | os.PathLike[str]) -> Experiment:
         DataError: if the folder is missing or is no experiment.
         CheckpointError: if it has no checkpoint that srq-nni wrote.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if not folder.is_dir():
         siblings = [item.name for item in folder.parent.glob("*/")] if folder.parent.is_dir() else []
         raise DataError(
