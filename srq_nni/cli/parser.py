@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *args: Any, **settings: Any) -> Any:
         known, unknown = self.parse_known_args(*args, **settings)
         if unknown:
-            near = next(filter(None, (did_you_mean(word, self._option_string_actions) for word in unknown)), "")
+            flags = (did_you_mean(word, self._option_string_actions) for word in unknown if word.startswith("--"))
+            near = next(filter(None, flags), "")
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
         return known
 

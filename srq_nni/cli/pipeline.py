@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from srq_nni import compat
@@ -31,7 +31,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     Raises:
         SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
     """
-    from srq_nni.models import cpu_distributed, data_order, interruption, resume
+    from srq_nni.models import cpu_distributed, data_order, interruption, progress_bars, resume, saving
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
 
@@ -50,5 +50,9 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug
     sys.argv = [f"srq {command}", *forwarded]
     again = [word for word in argv if word != "--auto_resume"]
-    with interruption.resumable(shlex.join(["srq", command, *again, "--auto_resume"])) if is_train else nullcontext():
+    with ExitStack() as stack:
+        stack.enter_context(saving.atomic())
+        stack.enter_context(progress_bars.shown())
+        if is_train:
+            stack.enter_context(interruption.resumable(shlex.join(["srq", command, *again, "--auto_resume"])))
         pipeline(str(Path.cwd()))

@@ -42,12 +42,17 @@ def resumable(command: str) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         raise Stopped(run.sentence_of_a_sudden_end(), 128 + (run.signal or signal.SIGINT)) from None
+    except RuntimeError:
+        if run.signal is None:
+            raise
+        raise Stopped(
+            run.sentence_of_a_sudden_end(), 128 + run.signal
+        ) from None  # a process that loads data died of it
     finally:
         for name, original in originals.items():
             setattr(basicsr.train, name, original)
-        for number, handler in handlers.items():
-            if run.listening:
-                signal.signal(number, handler)
+        for number in run.listening:
+            signal.signal(number, handlers[number])
 
 
 class _Run:
@@ -57,7 +62,7 @@ class _Run:
         self.command = command
         self.process = os.getpid()
         self.signal: int | None = None
-        self.listening = False
+        self.listening: tuple[int, ...] = ()
         self.between_steps = False  # the state is whole, however long validation still takes
         self.opt: dict[str, Any] = {}
         self.sampler: Any = None
@@ -99,9 +104,9 @@ class _Run:
                     self.between_steps = False
 
             model.update_learning_rate, model.validation = update_learning_rate, validation
-            for number in SIGNALS:
+            self.listening = tuple(number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
+            for number in self.listening:
                 signal.signal(number, self.notice)
-            self.listening = True
             return model
 
         return build_model

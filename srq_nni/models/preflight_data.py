@@ -21,6 +21,7 @@ REQUIRED_OF_PAIRS = {
     "val": (),
     "test": (),
 }
+LARGEST_IMAGE = 178_956_970  # beyond which Pillow refuses to open an image
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -125,7 +126,11 @@ def _check_image(file: Path, where: str) -> tuple[int, int]:
                 image.verify()  # reads every chunk and its checksum, decodes nothing
             else:
                 image.load()  # other formats have no checksums
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{where}: '{file}' unpacks to more than {LARGEST_IMAGE} pixels; replace or remove it"
+        ) from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{where}: '{file}' is not a whole image ({reason}); replace or remove it") from None
     if not cv2.haveImageReader(str(file)):

@@ -39,21 +39,23 @@ def interrupted(
     """Run ``srq`` in a session of its own, as a terminal has one; return its status and its last line.
 
     Args:
-        arrange: called in the process with a function that sends the signal to the whole session, workers included.
+        arrange: called in the process with a function that sends the signal: Ctrl-C reaches the whole session, the
+            processes that load data included, and SIGTERM this process alone.
     """
     folder.mkdir(exist_ok=True)
 
     def action() -> None:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell switches off in the background
         os.chdir(folder)
         sys.stderr = open("stderr", "w", buffering=1)  # noqa: SIM115 - pytest holds the descriptor
-        arrange(lambda: os.killpg(0, number))
+        arrange(lambda: os.killpg(0, number) if number == signal.SIGINT else os.kill(os.getpid(), number))
         try:
             main(arguments)
         except SystemExit as ended:
             os._exit(int(ended.code or 0))
 
-    status = forked(action)
+    (status,) = forked(action)
     return status, (folder / "stderr").read_text().splitlines()[-1]
 
 
