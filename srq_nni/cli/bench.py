@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from srq_nni.cli.parser import Parser
 from srq_nni.errors import OptionError
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of ``srq bench``."""
-    made = argparse.ArgumentParser(prog="srq bench", description=__doc__, allow_abbrev=False)
+    made = Parser("bench", __doc__)
     made.add_argument("model", metavar="MODEL", help="checkpoint of srq train, or an ONNX file")
     made.add_argument(
         "--engine", action="append", metavar="ENGINE", help="may be repeated (default: all that run here)"
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--repeats", type=int, default=9, metavar="N", help="calls of each that count (9)")
     made.add_argument("--threads", type=int, default=1, metavar="N", help="of the engines; 0 leaves it to them (1)")
     made.add_argument("--json", metavar="OUT", help="also write everything to this file")
-    made.add_argument("--debug", action="store_true", help="show tracebacks")
+    made.add_debug()
     return made
 
 

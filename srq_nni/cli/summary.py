@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from srq_nni.cli.parser import Parser
 from srq_nni.errors import OptionError
 
 
 def main(argv: Sequence[str]) -> None:
     """Print the summary that ``argv`` asks for."""
-    parser = argparse.ArgumentParser(
-        prog="srq summary",
-        description="Show every convolution with its bits, the engines that run it in INT8, and what they add up to.",
-        allow_abbrev=False,
+    parser = Parser(
+        "summary", "Show every convolution with its bits, the engines that run it in INT8, and what they add up to."
     )
     parser.add_argument("file", nargs="?", metavar="FILE", help="checkpoint of ours, or an ONNX file (.onnx)")
     parser.add_argument("-opt", metavar="FILE.yml", help="option file; its weights and images need not exist")
@@ -24,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--all", action="store_true", help="one row a convolution, none for several that are alike")
     parser.add_argument("--no-probe", action="store_true", help="with -opt: do not run steps to estimate the time")
     parser.add_argument("--json", metavar="OUT.json", help="write every number to this file, too")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_debug()
     args = parser.parse_args(argv)
     if (args.opt is None) == (args.file is None):
         raise OptionError("srq summary wants one thing to look at; give -opt FILE.yml, a checkpoint or an ONNX file")

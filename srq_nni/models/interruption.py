@@ -62,7 +62,7 @@ class _Run:
         self.command = command
         self.process = os.getpid()
         self.signal: int | None = None
-        self.listening: tuple[int, ...] = ()
+        self.listening: tuple[signal.Signals, ...] = ()
         self.between_steps = False  # the state is whole, however long validation still takes
         self.opt: dict[str, Any] = {}
         self.sampler: Any = None
