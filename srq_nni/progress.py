@@ -35,7 +35,8 @@ class Tracked(Generic[T]):
                 progress.update()
 
     def __len__(self) -> int:
-        assert isinstance(self._items, Sized)
+        if not isinstance(self._items, Sized):
+            raise TypeError(f"{type(self._items).__name__} has no length")
         return len(self._items)
 
     def __getattr__(self, name: str) -> object:
