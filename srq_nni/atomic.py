@@ -28,6 +28,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         WriteError: if the disk refuses it.
     """
+    if not path.name:  # "/", "." and an empty text
+        raise write_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:

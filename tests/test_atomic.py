@@ -57,6 +57,13 @@ def test_a_missing_folder_and_a_folder_in_the_way(tmp_path: Path) -> None:
         checkpoint.save(OLD, tmp_path / "file" / "a.pth")
 
 
+@pytest.mark.parametrize("path", ["/", ".", ""])
+def test_a_path_without_a_name(path: str) -> None:
+    with pytest.raises(WriteError) as caught, atomic_file(Path(path)):
+        pass
+    assert str(caught.value) == f"'{Path(path)}' cannot be written: Is a directory; give another path"
+
+
 @pytest.mark.parametrize("content", [BIG, {"params": {f"{i}": torch.zeros(3000) for i in range(200)}}])
 def test_a_disk_that_fills_up_while_a_checkpoint_is_saved(tmp_path: Path, content: dict[str, Any]) -> None:
     with disk(tmp_path / "disk") as folder:
