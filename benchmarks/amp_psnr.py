@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> None:
             print(lines[-1], flush=True)
     text = (
         "# PSNR with and without train: amp: bfloat16\n\n"
-        f"EDSR 32x5 x2 at {args.bits} bits, {args.steps} steps of 8 LR patches of {args.tile // 2} pixels, SKT; mean PSNR (dB) on Y of four "
-        f"held-out crops. {provenance()}.\n\n" + "\n".join(lines) + "\n\n"
+        f"EDSR 32x5 x2 at {args.bits} bits, {args.steps} steps of 8 LR patches of {args.tile // 2} pixels, SKT; mean "
+        f"PSNR (dB) on Y of four held-out crops. {provenance()}.\n\n" + "\n".join(lines) + "\n\n"
         f"Mean difference {statistics.mean(differences):+.3f} dB, from {min(differences):+.3f} to "
         f"{max(differences):+.3f} dB.\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from typing import Any, Self
 
@@ -164,6 +165,12 @@ class QuantSRModel(SRModel):
         self.optimizer_g.register_step_post_hook(
             lambda *_: average_batch_statistics(self.get_bare_model(self.net_g))  # before model_ema copies them
         )
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        with warnings.catch_warnings():
+            if current_iter <= self.quantization.calibration_iters + 1:  # DDTB's first iterations update nothing
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            super().update_learning_rate(current_iter, warmup_iter)
 
     def set_phase(self, current_iter: int) -> None:
         """Put the quantizers into the phase of this iteration, which needs nothing but its number."""

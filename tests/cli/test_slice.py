@@ -157,6 +157,35 @@ def test_workers_and_prefetch_do_not_change_the_data(
         assert_same_weights(weights_of[0][0], folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("quantization:bits=2", "was made with bits: 4 and the options say bits: 2; make them equal"),
+        ("quantization:wiring=deploy", "was made with wiring: paper and the options say wiring: deploy; make them"),
+        ("quantization:quantizer=ddtb", "was made with quantizer: pams and the options say quantizer: ddtb; make"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(
+    photo_folders: Path,
+    tmp_path: Path,
+    work_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+    expected: str,
+) -> None:
+    options = train_options(photo_folders, float_checkpoint(tmp_path / "float.pth"))
+    options["train"]["total_iter"] = 2
+    path = write_yaml(tmp_path / "o.yml", options)
+    main(["train", "-opt", path])
+    before = (work_folder / RESULT).read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "-opt", path, "--auto_resume", "--force_yml", "train:total_iter=4", change])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("srq: error: checkpoint '") and f"net_g_2.pth' {expected}" in message
+    assert (work_folder / RESULT).read_bytes() == before
+
+
 def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(
     photo_folders: Path, tmp_path: Path, work_folder: Path
 ) -> None:

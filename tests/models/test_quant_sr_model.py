@@ -19,8 +19,8 @@ from srq_nni.quantization.layers import activation_quantizers
 from tests.models.steps import DDTB, same, state, train
 from tests.sr_data import changed, float_checkpoint
 
-# DDTB's first iterations only observe, so the first scheduler step comes before the first optimizer step.
-pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+# DDTB's first iterations only observe, and nobody should be warned that the scheduler steps before the optimizer.
+pytestmark = pytest.mark.filterwarnings("error:Detected call of `lr_scheduler.step")
 
 
 def test_losses_fall_and_bounds_move(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
