@@ -127,7 +127,7 @@ def test_killed_in_a_phase(runs: Any, tmp_path: Path, name: str, iteration: int)
         ("pams", "written", "6.state", "6.state"),
         ("ddtb", "halfway", "net_g_latest.pth", "8.state"),
         ("alias", "halfway", "net_g_6.pth", "4.state"),
-        ("alias", "halfway", "6.state", "6.state"),
+        ("alias", "halfway", "6.state", "4.state"),
     ],
 )
 def test_killed_while_saving(runs: Any, tmp_path: Path, name: str, place: str, file: str, newest: str) -> None:
