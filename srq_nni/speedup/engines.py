@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+from typing import Any
 
 from srq_nni.errors import ExportError
 from srq_nni.speedup.engine import EngineSpeedup
@@ -24,6 +26,31 @@ def speedup_class(engine: str) -> type[EngineSpeedup]:
     name = CLASSES[get_rules(engine).name]
     found: type[EngineSpeedup] = getattr(importlib.import_module("srq_nni.speedup"), name)
     return found
+
+
+def engine_of(
+    engine: str, path: Path, shape: tuple[int, int, int, int], *, threads: int | None = None, **options: Any
+) -> EngineSpeedup:
+    """Return ``engine`` built from an ONNX file.
+
+    Args:
+        engine: its name.
+        path: of the file.
+        shape: (N, C, H, W) of the largest input; only TensorRT keeps to it.
+        threads: of the engine; TensorRT has none to choose.
+        options: of its class.
+
+    Raises:
+        ExportError: if it is not installed, has not the hardware it needs, or refuses the file.
+    """
+    speedup = speedup_class(engine)
+    if engine == "tensorrt":
+        built = speedup(path, shape, **options)
+        built.compress()
+        return built
+    built = speedup(path, shape, threads=threads, **options)
+    built.load_quantized_model(path)
+    return built
 
 
 def runs_here(engine: str) -> bool:

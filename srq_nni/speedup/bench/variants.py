@@ -13,15 +13,18 @@ from srq_nni.errors import OptionError
 from srq_nni.quantization.layers import quantized_convolutions
 from srq_nni.speedup.bench.floats import has_quantizers, without_quantizers
 from srq_nni.speedup.engine import EngineSpeedup
-from srq_nni.speedup.engines import speedup_class
+from srq_nni.speedup.engines import engine_of
 from srq_nni.speedup.export import export_float_onnx, export_onnx, write_atomically
 from srq_nni.speedup.image_metadata import read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.onnx_file import read_onnx
-from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
 from srq_nni.speedup.simulator import integer_simulator
 
 FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16 = "float32", "bfloat16", "int8 + float32", "int8 + bfloat16"
+NO_BFLOAT16 = {
+    "onnxruntime": "onnxruntime has no bfloat16 convolution for this processor",
+    "tensorrt": "srq-nni builds no bfloat16 engine with TensorRT",
+}
 ORDER = (FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16)
 
 
@@ -148,14 +151,9 @@ def _of_engine(
         floats = BFLOAT16 if precision in (BFLOAT16, INT8_BFLOAT16) else FLOAT32
         if floats == BFLOAT16 and engine != "openvino":
             if precision == BFLOAT16:
-                missing = f"{engine} has no bfloat16 convolution for this processor"
-                found.append(Variant(engine, precision, None, path.stat().st_size, None, missing))
+                found.append(Variant(engine, precision, None, path.stat().st_size, None, NO_BFLOAT16[engine]))
             continue
-        speedup = (
-            ModelSpeedupOpenVINO(path, shape, threads=threads, float_precision=floats)
-            if engine == "openvino"
-            else speedup_class(engine)(path, shape, threads=threads)
-        )
-        speedup.load_quantized_model(path)
+        options = {"float_precision": floats} if engine == "openvino" else {}
+        speedup = engine_of(engine, path, shape, threads=threads, **options)
         found.append(Variant(engine, precision, speedup, path.stat().st_size, reference))
     return found

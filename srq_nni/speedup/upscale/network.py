@@ -13,7 +13,7 @@ import torch
 
 from srq_nni.errors import ExportError
 from srq_nni.speedup.engine_rules import get_rules
-from srq_nni.speedup.engines import engines_here, runs_here, speedup_class
+from srq_nni.speedup.engines import engine_of, engines_here, runs_here
 from srq_nni.speedup.export import export_onnx
 from srq_nni.speedup.image_metadata import FORMAT_KEY, RANGE_KEY, read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
@@ -21,6 +21,7 @@ from srq_nni.speedup.onnx_file import read_onnx
 from srq_nni.speedup.receptive_field import receptive_field
 
 logger = logging.getLogger(__name__)
+LARGEST = 640  # pixels a side that TensorRT plans for; windows of the default size are smaller
 PROBE = 32  # pixels a side of the image that finds the scale of a graph which does not state it
 
 
@@ -72,9 +73,7 @@ class SRNetwork:
             self.engine = engine or _engine_for(entries.get("engine") if FORMAT_KEY in entries else None)
             field = receptive_field(proto)
             self.radius, self.untileable = field.radius, field.reason
-            shape = (1, self.channels, PROBE, PROBE)
-            self._speedup = speedup_class(self.engine)(file, shape, threads=threads)
-            self._speedup.load_quantized_model(file)
+            self._speedup = engine_of(self.engine, file, (1, self.channels, LARGEST, LARGEST), threads=threads)
         self.scale = field.scale or self._measure_scale()
 
     def run(self, image: np.ndarray) -> np.ndarray:
