@@ -55,7 +55,8 @@ class EngineRules:
             float32 before it rounds, which moves values within 2e-5 of a tie to the other code; on values that are
             already integers it is exact. It is faster, too.
         even_weights: double weight codes that fit twice in int8, with half the scale, where the input is int8, and
-            limit such an input by a Clip always, without which OpenVINO makes it uint8; see ``byte_products``.
+            limit such an input by a Clip always, without which OpenVINO makes it uint8. Where codes do not fit twice,
+            store the input as uint8 from 0 if nothing can saturate then; see ``byte_products``.
         integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
@@ -83,15 +84,18 @@ class EngineRules:
     note: str = ""
     without_vnni: str = ""
 
-    def container(self, grid: IntegerGrid, nonnegative: bool) -> Container | None:
+    def container(self, grid: IntegerGrid, nonnegative: bool, *, unsigned: bool = False) -> Container | None:
         """Return what holds the codes of ``grid``, or None if nothing does.
 
         Args:
             grid: of the quantizer.
             nonnegative: the tensor comes from a ReLU, so codes below 0 do not occur.
+            unsigned: rather uint8 with a zero point than int8, if the engine takes it.
         """
         low = 0 if nonnegative else grid.minimum
         for container in self.containers:
+            if unsigned and self.zero_points and container is INT8:
+                continue
             if container.holds(low, grid.maximum) and (nonnegative or container is not UINT8):
                 return container
         if self.zero_points and grid.maximum - low < 256:

@@ -1,8 +1,8 @@
 """OpenVINO on the CPU: runs every convolution whose input and weight are quantized in INT8.
 
 Against ``integer_simulator`` the output differs by less than 0.001 grey levels, except where a value lies within
-float32 rounding of a tie between two codes. Odd weight codes beyond +-63 on signed inputs need a CPU with VNNI or AMX,
-see ``byte_products``; ``precision_report()`` says when this is so.
+float32 rounding of a tie between two codes. At 8 bits layers with large weights may need a CPU with VNNI or AMX, see
+``byte_products``; ``precision_report()`` says when this is so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FLOAT_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 RUNTIME_KEYS = ("layerType", "runtimePrecision", "primitiveType")
 LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
-    "int8 inputs, and uint8 inputs beyond 127 may saturate; 6 bits or fewer are exact here, 8 bits on CPUs with VNNI."
+    "int8 inputs, and uint8 inputs beyond 127 may saturate; 7 bits or fewer are exact here, 8 bits on CPUs with VNNI."
 )
 
 

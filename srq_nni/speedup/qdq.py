@@ -10,6 +10,7 @@ import torch
 
 from srq_nni.errors import ExportError, listing
 from srq_nni.quantization.grid import IntegerGrid
+from srq_nni.speedup.byte_products import saturates
 from srq_nni.speedup.engine_rules import INT8, Container, EngineRules
 from srq_nni.speedup.integers import IntegerActivation, IntegerConv, IntegerNetwork, finest_multiple
 from srq_nni.speedup.lazy import import_or_explain
@@ -39,6 +40,7 @@ class QDQWriter:
         self._written: dict[tuple[str, IntegerGrid], str] = {}
         self._shuffles: dict[str, Any] = {}  # of a marker's output -> the DepthToSpace of its codes
         self._constants: set[str] = set()
+        self._unsigned: set[str] = set()  # names of quantizers
 
     def write(self, integers: IntegerNetwork, weights: Mapping[str, torch.Tensor]) -> None:
         """Write ``integers``; ``weights`` are the float weights of its layers, by the same names.
@@ -51,6 +53,7 @@ class QDQWriter:
         if self.rules.shuffles_codes:
             self._shuffles = take_over_pixel_shuffles(self.graph, integers)
         placement = Placement(self.graph)
+        self._unsigned = self._inputs_better_unsigned(integers, placement)
         missing = {name for name, layer in integers.layers.items() if layer.weight is not None}
         owners: dict[str, str] = {}  # of a weight marker's output -> the layer
         for node in list(self.graph.node):
@@ -102,7 +105,7 @@ class QDQWriter:
         self, source: str, activation: IntegerActivation, grid: IntegerGrid, nonnegative: bool, shuffle: Any
     ) -> str:
         """Write Q, the limit of the codes, ``shuffle`` if there is one, and DQ; return the dequantized tensor."""
-        container = self.rules.container(grid, nonnegative)
+        container = self._container(activation, nonnegative)
         if container is None:
             raise ExportError(
                 f"the codes of '{activation.name}' run from {grid.minimum} to {grid.maximum} at {grid.bits} bits, and "
@@ -166,10 +169,30 @@ class QDQWriter:
     def _container(self, activation: IntegerActivation, nonnegative: bool) -> Container | None:
         """Return the byte for the codes; with a gate, one that holds those of any image."""
         if activation.grid is not None:
-            return self.rules.container(activation.grid, nonnegative)
+            return self.rules.container(activation.grid, nonnegative, unsigned=activation.name in self._unsigned)
         largest = activation.largest_magnitude
         found = self.rules.container(IntegerGrid(1.0, -largest, largest, activation.bits), nonnegative)
         return found if found is None or found.holds(0 if nonnegative else -largest, largest) else None
+
+    def _inputs_better_unsigned(self, integers: IntegerNetwork, placement: Placement) -> set[str]:
+        """Return the quantizers before weights that an engine would halve and round, but not saturate."""
+        better: set[str] = set()
+        worse: set[str] = set()
+        for weight in [node for node in self.graph.node if node.domain == DOMAIN and node.op_type == WEIGHT]:
+            if not self._may_be_halved(weight, integers, placement):
+                continue
+            layer = integers.layers[_name(weight)]
+            assert layer.weight is not None and layer.weight_codes is not None
+            codes = layer.weight_codes.numpy() * layer.fineness
+            lossy = layer.fineness == 1 and finest_multiple(layer.weight) == 1 and bool((codes % 2).any())
+            for node in placement.inputs_of_weight(weight):
+                activation = integers.activations[_name(node)]
+                if activation.grid is not None:
+                    if saturates(codes, activation.grid.levels - 1):
+                        worse.add(activation.name)
+                    elif lossy:
+                        better.add(activation.name)
+        return better - worse
 
     def _may_be_halved(self, weight: Any, integers: IntegerNetwork, placement: Placement) -> bool:
         """Whether an engine that halves the weights of int8 x int8 convolutions does so with this one."""
@@ -213,6 +236,8 @@ class QDQWriter:
         codes, step = self._image_codes.get(node.input[0], ("", "")) if node.op_type == "Conv" and owner else ("", "")
         for position, name in enumerate(node.input):
             node.input[position] = self._names.get(name, name)
+        if takes_weight and owner is None and self.rules.needs_output_quantizer and placement.is_requantized(node):
+            node.input[0] = self._kept_from_layers(node.input[0])
         if owner is None or node.op_type != "Conv":
             self.nodes.append(node)
             return
@@ -247,6 +272,18 @@ class QDQWriter:
             self._node("DequantizeLinear", [quantized, scale], f"{prefix}_dq")
         node.input[2] = f"{prefix}_dq"
         return ""
+
+    def _kept_from_layers(self, tensor: str) -> str:
+        """Return a dequantized tensor by way of a Mul: reading DequantizeLinear an engine would round float weights."""
+        kept = f"{tensor}_kept"
+        written = {node.output[0]: node for node in self.nodes}
+        dequantize = written.get(tensor)
+        if dequantize is not None and dequantize.op_type == "DequantizeLinear" and kept not in written:
+            codes, scale, zero = dequantize.input
+            unit = self._constant("unit_scale", np.array(1, np.float32))
+            self._node("Mul", [self._node("DequantizeLinear", [codes, unit, zero], f"{tensor}_whole"), scale], kept)
+            return kept
+        return kept if kept in written else tensor
 
     def _after(self, node: Any, kind: str, operand: str, what: str) -> None:
         """Put an operation between ``node`` (and what was put there before) and its consumers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 from skimage import data
@@ -21,7 +20,7 @@ compat.prepare()
 
 from basicsr.archs.edsr_arch import EDSR  # noqa: E402
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "EDSR_x2_f32b5.pth"
+WEIGHTS = Path(__file__).parents[2] / "weights" / "EDSR_x2_f32b5.pth"
 
 
 def photo(size: int = 32, top: int = 20, left: int = 150) -> torch.Tensor:
@@ -39,8 +38,6 @@ def calibrated(network: nn.Module, images: torch.Tensor) -> nn.Module:
 def edsr(method: str, bits: int, *, blocks: int = 1, features: int = 8, trained: bool = False) -> nn.Module:
     """Return a calibrated EDSR x2 in ``paper`` wiring, from seed 0 or with trained float weights."""
     if trained:
-        if not WEIGHTS.exists():
-            pytest.skip("trained float weights are not beside the repository (../shared/data/weights)")
         blocks, features = 5, 32
     torch.manual_seed(0)
     network = EDSR(3, 3, num_feat=features, num_block=blocks, upscale=2, rgb_mean=(0, 0, 0))
@@ -146,13 +143,12 @@ def run_with_ties(simulator: nn.Module, x: torch.Tensor, margin: float) -> tuple
 
 
 @torch.no_grad()
-def photo_away_from_ties(simulator: nn.Module, size: int = 20) -> torch.Tensor:
-    """Return that of 16 crops (1, 3, size, size) whose values before quantization keep the largest distance from ties.
+def distance_from_ties(simulator: nn.Module, x: torch.Tensor) -> float:
+    """Run ``x``; return how near any value before quantization comes to a tie between two codes.
 
-    Float layers before a quantizer round their sums in the order of the kernel; a value within that rounding of a tie
-    may get either code on a given CPU, and one such code changes a part of the image.
+    The unit is the range of the grid: float32 rounds a value of that size to 6e-8 of it, a sum of many to more.
     """
-    nearest: list[float] = []
+    nearest = [1.0]
 
     def look(layer: nn.Module, args: tuple[torch.Tensor]) -> None:
         assert isinstance(layer, IntegerActivation2d)
@@ -164,16 +160,22 @@ def photo_away_from_ties(simulator: nn.Module, size: int = 20) -> torch.Tensor:
         ratio = args[0].double() / step
         inside = (ratio > low - 1) & (ratio < high + 1)
         distance = torch.where(inside, (ratio - ratio.floor() - 0.5).abs(), torch.tensor(1.0))
-        nearest[-1] = min(nearest[-1], float(distance.min()))
+        nearest.append(float((distance / (high - low)).min()))
 
-    layers = [module for module in simulator.modules() if isinstance(module, IntegerActivation2d)]
-    handles = [layer.register_forward_pre_hook(look) for layer in layers]
-    crops = [photo(size, top, left) for top in (20, 130, 240, 350) for left in (40, 150, 260, 370)]
+    handles = [m.register_forward_pre_hook(look) for m in simulator.modules() if isinstance(m, IntegerActivation2d)]
     try:
-        for crop in crops:
-            nearest.append(1.0)
-            simulator(crop)
+        simulator(x)
     finally:
         for handle in handles:
             handle.remove()
-    return crops[nearest.index(max(nearest))]
+    return min(nearest)
+
+
+def photo_away_from_ties(simulator: nn.Module, size: int = 20) -> torch.Tensor:
+    """Return that of 16 crops (1, 3, size, size) whose values before quantization keep the largest distance from ties.
+
+    Float layers before a quantizer round their sums in the order of the kernel; a value within that rounding of a tie
+    may get either code on a given CPU, and one such code changes a part of the image.
+    """
+    crops = [photo(size, top, left) for top in (20, 130, 240, 350) for left in (40, 150, 260, 370)]
+    return max(crops, key=lambda crop: distance_from_ties(simulator, crop))

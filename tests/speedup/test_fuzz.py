@@ -1,0 +1,32 @@
+"""A few of the random networks in CI; ``python -m tests.speedup.random_networks --count 1000`` runs them at length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.speedup.random_networks import ENGINES, check
+
+FOUND = {
+    30: "ONNX Runtime rounded float weights between two quantizers to int8 by itself",
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("number", [*range(12), *FOUND])
+def test_random_networks_are_exact_or_say_why_not(number: int, engine: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip(engine)
+    outcome = check(number, engine, tmp_path)
+    assert outcome.kind in ("exact", "tie", "lossy", "refused"), outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_hundred_random_networks(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip(engine)
+    outcomes = {number: check(number, engine, tmp_path) for number in range(12, 112)}
+    assert not {number: outcome for number, outcome in outcomes.items() if outcome.kind == "WRONG"}
+    assert sum(outcome.kind == "exact" for outcome in outcomes.values()) > 60
