@@ -236,7 +236,7 @@ class QDQWriter:
         codes, step = self._image_codes.get(node.input[0], ("", "")) if node.op_type == "Conv" and owner else ("", "")
         for position, name in enumerate(node.input):
             node.input[position] = self._names.get(name, name)
-        if takes_weight and owner is None and self.rules.needs_output_quantizer and placement.is_requantized(node):
+        if takes_weight and owner is None and self.rules.needs_output_quantizer:
             node.input[0] = self._kept_from_layers(node.input[0])
         if owner is None or node.op_type != "Conv":
             self.nodes.append(node)
