@@ -9,7 +9,9 @@ import torch
 
 from srq_nni.quantization.layers import activation_quantizers
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
-from srq_nni.speedup.byte_products import has_vnni
+from srq_nni.speedup.byte_products import has_vnni, inexact_without_vnni
+from srq_nni.speedup.engine_rules import ENGINES as ENGINE_RULES
+from srq_nni.speedup.graph import build_graph
 from tests.speedup.architectures import ARCHITECTURES, quantized
 from tests.speedup.networks import difference, photo_away_from_ties
 
@@ -48,9 +50,18 @@ def compare(engine: str, network: torch.nn.Module, folder: Path) -> tuple[torch.
     )
 
 
+def rounds_here(engine: str, network: torch.nn.Module) -> bool:
+    """Whether the engine rounds or saturates products of bytes of this network on this CPU."""
+    rules = ENGINE_RULES[engine]
+    proto, _ = build_graph(network, rules)
+    return engine == "openvino" and has_vnni() is not True and bool(inexact_without_vnni(proto, rules))
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("arch", "method", "wiring"), CELLS)
-@pytest.mark.parametrize("bits", [6, 4, 3, 2])
+@pytest.mark.parametrize(
+    "bits", [6, pytest.param(4, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 2]
+)
 def test_equal_to_the_simulator(engine: str, arch: str, method: str, wiring: str, bits: int, tmp_path: Path) -> None:
     error, promised, ran = compare(engine, quantized(arch, method, bits, wiring), tmp_path)
     assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index(wiring)]
@@ -61,17 +72,19 @@ def test_equal_to_the_simulator(engine: str, arch: str, method: str, wiring: str
 @pytest.mark.parametrize(("arch", "method", "wiring"), CELLS)
 def test_8_bits(engine: str, arch: str, method: str, wiring: str, tmp_path: Path) -> None:
     """With 255 levels a value within float32 rounding of a tie occurs now and then; it moves part of a grey level."""
-    if engine == "openvino" and has_vnni() is not True:
-        pytest.skip("without VNNI oneDNN halves weights beyond +-63; see test_engines.py")
-    error, promised, ran = compare(engine, quantized(arch, method, 8, wiring), tmp_path)
+    network = quantized(arch, method, 8, wiring)
+    error, promised, ran = compare(engine, network, tmp_path)
     assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index(wiring)]
+    if rounds_here(engine, network):  # this CPU has no VNNI: not exact, but above 40 dB
+        assert error.square().mean().sqrt() < 2.55
+        return
     assert error.max() < 1
     assert (error > 0.01).float().mean() < 0.05
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("wiring", WIRINGS)
-@pytest.mark.parametrize("bits", [4, 2])
+@pytest.mark.parametrize("bits", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_gates_on_openvino(arch: str, wiring: str, bits: int, tmp_path: Path) -> None:
     network = quantized(arch, "ddtb", bits, wiring, gated=True)
     error, promised, ran = compare("openvino", network, tmp_path)
@@ -91,8 +104,6 @@ def test_gates_on_onnxruntime(arch: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arch", "on_onnxruntime"), [("EDSR", 5), ("MSRResNet", 4), ("RDN", 9), ("SRResNet", 0)])
 def test_head_and_tail_in_8_bits(engine: str, method: str, arch: str, on_onnxruntime: int, tmp_path: Path) -> None:
     """OpenVINO then runs every convolution in integers; an output quantizer is what ONNX Runtime lacks at the ends."""
-    if engine == "openvino" and has_vnni() is not True:
-        pytest.skip("without VNNI oneDNN halves weights beyond +-63; see test_engines.py")
     network = quantized(arch, method, 4, "deploy", head=8, tail=8)
     with torch.no_grad():  # the bounds of the head are pixels, 1/255 apart, and ratios of two pixels are often ties
         for _, quantizer in activation_quantizers(network):
@@ -100,4 +111,5 @@ def test_head_and_tail_in_8_bits(engine: str, method: str, arch: str, on_onnxrun
                 bound.mul_(1.00137)
     error, promised, ran = compare(engine, network, tmp_path)
     assert promised == ran == ((14 if arch == "RDN" else 8) if engine == "openvino" else on_onnxruntime)
-    assert (error > 0.01).float().mean() < 0.05  # a tie at 8 bits may move a code of 4 bits
+    if not rounds_here(engine, network):
+        assert (error > 0.01).float().mean() < 0.05  # a tie at 8 bits may move a code of 4 bits
