@@ -23,6 +23,8 @@ _LAZY = {
     "PAMSQuantizer": "srq_nni.compression.quantizers",
     "SKTDistiller": "srq_nni.compression.distiller",
     "config_list": "srq_nni.compression.config",
+    "convert": "srq_nni.conversion",
+    "convert_back": "srq_nni.conversion",
     "export_onnx": "srq_nni.speedup",
     "pack": "srq_nni.packed",
     "quantized_network": "srq_nni.compression.calibration_config",

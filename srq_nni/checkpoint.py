@@ -55,7 +55,7 @@ def metadata_of(
         phase: of training (``phases.Phase``), if the network was saved in the middle of it.
     """
     resolved = resolve(quantization, network.get("type"))
-    metadata = {"format": FORMAT_VERSION, "network": _plain(network), "quantization": _plain(resolved)}
+    metadata = {"format": FORMAT_VERSION, "network": plain(network), "quantization": plain(resolved)}
     return metadata if phase is None else {**metadata, "phase": phase}
 
 
@@ -256,7 +256,7 @@ def _refuse_unset_bounds(path: str | os.PathLike[str], metadata: Mapping[str, An
 
 def _compare_quantization(path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare what decides which function the network computes; lengths of phases and the like may differ."""
-    before, now = _plain(resolve(stored)), _plain(resolve(wanted))
+    before, now = plain(resolve(stored)), plain(resolve(wanted))
     for key in COMPARED:
         if _spelt_out(key, before.get(key)) != _spelt_out(key, now.get(key)):
             raise CheckpointError(
@@ -307,10 +307,10 @@ def compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], give
             )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return ``value`` as dicts, lists and scalars only, so that ``weights_only`` reads it back."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

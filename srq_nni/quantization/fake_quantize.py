@@ -65,7 +65,8 @@ def ddtb_quantize(
             ``MIN_WIDTH`` to ``lower`` counts as ``lower + MIN_WIDTH``.
         bits: 2 to 8, or 32 to return ``x``.
         limit_levels: clamp the codes to 2^k levels. The released code does not and has 2^k + 1 levels when
-            ``upper == -lower``; pass False to repeat its numbers.
+            ``upper == -lower``; pass False to repeat its numbers, in its order of operations: where values lie halfway
+            between two levels, as all beyond such bounds do, the last bit of a product decides.
 
     Returns:
         Tensor of the shape, dtype and memory format of ``x``.
@@ -111,8 +112,11 @@ def quantize_weight_percentile(
         return weight
     w = computable(weight.detach())
     lower, upper = percentile_bounds(w, percentile)
-    step, code_lower, code_upper = ddtb_codes(lower, upper, bits, limit_levels=limit_levels, fit_int8=fit_int8)
-    quantized = torch.div(w, step).round_().clamp_(*_limits(code_lower, code_upper)).mul_(step)
+    if limit_levels:
+        step, code_lower, code_upper = ddtb_codes(lower, upper, bits, fit_int8=fit_int8)
+        quantized = torch.div(w, step).round_().clamp_(*_limits(code_lower, code_upper)).mul_(step)
+    else:
+        quantized = _as_released(w, lower, upper, step_count(bits))
     inside = None if percentile == 100.0 else (w >= lower) & (w <= upper)
     return _StraightThrough.apply(weight, quantized.to(weight.dtype), inside)
 
@@ -162,7 +166,7 @@ def _order_statistic(flat: torch.Tensor, percentile: float) -> torch.Tensor:
     count = flat.numel() - below if from_above else min(below + 2, flat.numel())
     tail = flat.topk(count, largest=from_above).values
     low, high = (tail[-1], tail[-min(count, 2)]) if from_above else (tail[below], tail[-1])
-    return low + (high - low) * (position - below)
+    return (low.double() + (high - low).double() * (position - below)).to(flat.dtype)
 
 
 def ddtb_codes(
@@ -179,11 +183,22 @@ def _codes(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     upper = _apart(lower, upper)
     step = _width(lower, upper) / steps
+    if most_steps is None:  # half a code decides between two levels: take the product that the released code takes
+        scale = steps / _width(lower, upper)
+        code_lower = torch.round(lower * scale)
+        return step, code_lower, torch.maximum(torch.round(upper * scale), code_lower)
     code_lower = torch.round(lower / step)
     code_upper = torch.maximum(torch.round(upper / step), code_lower)
-    if most_steps is not None:
-        code_upper = torch.minimum(code_upper, code_lower + most_steps)
-    return step, code_lower, code_upper
+    return step, code_lower, torch.minimum(code_upper, code_lower + most_steps)
+
+
+def _as_released(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return ``x`` on the DDTB grid in the order of operations of the released code."""
+    upper = _apart(lower, upper)
+    scale = steps / _width(lower, upper)
+    zero_point = torch.round(scale * lower) + (steps + 1) // 2
+    codes = (x.clamp(*_limits(lower, upper)) * scale).sub_(zero_point).round_()
+    return codes.add_(zero_point).div_(scale)
 
 
 def _apart(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
@@ -257,6 +272,8 @@ class _FakeQuantize(torch.autograd.Function):
         if lower is None:
             step: torch.Tensor = upper / (steps // 2)
             y = torch.div(wide, step).round_().clamp_(-(steps // 2), steps // 2).mul_(step)
+        elif most_codes is None:
+            y = _as_released(wide, lower, upper, steps)
         else:
             step, code_lower, code_upper = _codes(lower, upper, steps, most_codes)
             y = torch.div(wide, step).round_().clamp_(*_limits(code_lower, code_upper)).mul_(step)
