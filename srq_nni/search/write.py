@@ -1,0 +1,208 @@
+"""What a search leaves: a config_list to edit, an option file that trains with it, a table and a plot."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from srq_nni.archs.quantized_arch import build_float
+from srq_nni.atomic import atomic_file
+from srq_nni.compression.blocks import expose_sites
+from srq_nni.compression.options import options_from
+from srq_nni.compression.sites import Site, quantization_sites
+from srq_nni.errors import OptionError
+from srq_nni.quantization.methods import get_method
+from srq_nni.search.run import Point, SearchResult
+from srq_nni.speedup.table import text_table
+
+DROPPED = ("bits", "wiring", "head", "tail", "config_list", "calibration", "percentile", "limit_levels")
+DROPPED_WITH_ENTRIES = ("gate_statistics", "gate_gradient")  # stand in the entries
+_BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
+
+
+def quantization_block(result: SearchResult) -> dict[str, Any]:
+    """Return the ``quantization`` block with the bits that were found, as a config_list.
+
+    Raises:
+        OptionError: if the block does not mean what was found, which would be a defect of this function.
+    """
+    problem = result.problem
+    kept = {
+        key: value for key, value in problem.quantization_block.items() if key not in DROPPED + DROPPED_WITH_ENTRIES
+    }
+    block: dict[str, Any] = {**kept, "quantizer": problem.options.quantizer}
+    if result.gates:
+        block["dynamic_ratio"] = 0  # for all entries that do not say otherwise
+    block["config_list"] = [_entry(result, module, sites) for module, sites in _by_module(result).items()]
+    _check(block, result)
+    return block
+
+
+def write_result(
+    result: SearchResult, folder: Path, option_text: str, options: dict[str, Any], command: str
+) -> list[Path]:
+    """Write ``quantization.yml``, ``train.yml``, ``bits.json`` and ``pareto.png`` into ``folder``; return the paths.
+
+    Args:
+        result: of the search.
+        folder: which exists.
+        option_text: of the option file; its comments stay, only the block is replaced.
+        options: that file and its overrides, read.
+        command: for the comment at the top.
+
+    Raises:
+        WriteError: if the disk refuses a file.
+    """
+    from srq_nni.search.plot import pareto_plot
+
+    block = quantization_block(result)
+    text = _block_text(block, result, command)
+    contents = {
+        "quantization.yml": text.encode(),
+        "train.yml": _option_file(option_text, text, {**options, "quantization": block}).encode(),
+        "bits.json": (json.dumps(as_data(result), indent=1) + "\n").encode(),
+        "pareto.png": pareto_plot(result),
+    }
+    paths = []
+    for name, content in contents.items():
+        with atomic_file(folder / name) as file:
+            file.write(content)
+        paths.append(folder / name)
+    return paths
+
+
+def table(result: SearchResult) -> str:
+    """Return the losses of each unit alone and its bits, the assignment beside equal bits, and what was measured on."""
+    widths = result.problem.widths
+    head = ("convolution", *(f"{bits} bits" for bits in widths), "chosen")
+    rows = [
+        (unit.name, *(f"{loss:.4f}" for loss in losses), str(result.best.assignment[unit.name]))
+        for unit, losses in zip(result.problem.units, result.alone, strict=True)
+    ]
+    points = [(f"{bits} bits everywhere", point) for bits, point in result.uniform.items()]
+    lines = [_point_row(name, point) for name, point in [*points, (f"chosen, {result.budget}", result.best)]]
+    parts = [
+        f"measured on {result.problem.images.describe()}",
+        f"float network: {result.float_psnr:.3f} dB on Y",
+        "",
+        "loss in dB of each convolution quantized alone",
+        text_table(head, rows),
+        "",
+        text_table(("", "loss dB", "file MB", "published M", "BOPs T", "coverage"), lines),
+    ]
+    if result.gates:
+        parts.append(f"gates on {', '.join(f'{module} {target}' for module, target in result.gates)}")
+    return "\n".join(parts)
+
+
+def as_data(result: SearchResult) -> dict[str, Any]:
+    """Return the result as dicts, lists and numbers."""
+    return {
+        "format": 1,
+        "budget": {"kind": result.budget.kind, "limit": result.budget.limit},
+        "images": [pair.path for pair in result.problem.images.pairs],
+        "float_psnr": result.float_psnr,
+        "widths": list(result.problem.widths),
+        "loss_alone": {
+            unit.name: [float(loss) for loss in losses]
+            for unit, losses in zip(result.problem.units, result.alone, strict=True)
+        },
+        "best": _point_data(result.best),
+        "uniform": {str(bits): _point_data(point) for bits, point in result.uniform.items()},
+        "tried": [_point_data(point) for point in result.tried],
+        "gates": [list(key) for key in result.gates],
+    }
+
+
+def _point_row(name: str, point: Point) -> tuple[str, ...]:
+    summary = point.summary
+    numbers = (f"{point.loss:.3f}", f"{summary.file_bytes / 1e6:.3f}", f"{summary.size / 1e6:.3f}")
+    return (name, *numbers, f"{summary.bops / 1e12:.2f}", f"{summary.coverage:.1%}")
+
+
+def _point_data(point: Point) -> dict[str, Any]:
+    totals = {"file_bytes": point.summary.file_bytes, "size": point.summary.size, "bops": point.summary.bops}
+    return {"bits": point.assignment, "psnr": point.psnr, "loss": point.loss, **totals}
+
+
+def _by_module(result: SearchResult) -> dict[str, list[tuple[Site, int]]]:
+    """Return module -> its sites with their bits, in the order of the network."""
+    bits = result.problem.sites(result.best.assignment)
+    found: dict[str, list[tuple[Site, int]]] = {}
+    for site in result.problem.measurer.bank.sites:
+        found.setdefault(site.module, []).append((site, bits[site.module, site.target]))
+    return found
+
+
+def _entry(result: SearchResult, module: str, sites: list[tuple[Site, int]]) -> dict[str, Any]:
+    """Return the entry of one module; settings stand once if its targets agree on them, below each target otherwise."""
+    problem = result.problem
+    settings: dict[str, dict[str, Any]] = {}
+    for site, bits in sites:
+        gate = {"dynamic_ratio": 1} if (site.module, site.target) in result.gates else {}
+        options = problem.measurer.bank.options(site, bits)
+        settings[site.target] = {"quant_dtype": f"int{bits}", **options, **gate}
+    shared = {key: value for setting in settings.values() for key, value in setting.items()}
+    agree = all(shared[key] == value for setting in settings.values() for key, value in setting.items())
+    defaults = get_method(problem.options.quantizer).activation_options
+    told = {key: value for key, value in shared.items() if defaults.get(key) != value}
+    entry: dict[str, Any] = {"op_names": [module], "target_names": sorted(settings)}
+    if agree:
+        return {**entry, **told}
+    return {**entry, "quant_dtype": shared["quant_dtype"], "target_settings": settings}
+
+
+def _check(block: dict[str, Any], result: SearchResult) -> None:
+    options = options_from(block)
+    model = build_float(result.problem.network_block)
+    expose_sites(model)
+    sites = quantization_sites(model, block["config_list"], options.quantizer)
+    found = {(site.module, site.target): site.bits for site in sites}
+    if found != result.problem.sites(result.best.assignment):
+        raise OptionError("the config_list that was made does not give the bits that were found; please report this")
+
+
+def _block_text(block: dict[str, Any], result: SearchResult, command: str) -> str:
+    """Return the block as YAML with a comment on each entry."""
+    best = result.best
+    lines = [
+        f"# {command}",
+        f"# {result.budget}: {best.loss:.3f} dB below the float network before training, measured on",
+        f"# {result.problem.images.describe()}",
+        f"# {best.summary.file_bytes / 1e6:.3f} MB, {best.summary.bops / 1e12:.2f} T BOPs at 1280x720; edit at will",
+        "quantization:",
+    ]
+    lines += [f"  {key}: {_flow(value)}" for key, value in block.items() if key != "config_list"]
+    lines.append("  config_list:")
+    losses = {unit.name: row for unit, row in zip(result.problem.units, result.alone, strict=True)}
+    for entry in block["config_list"]:
+        name = entry["op_names"][0]
+        if name in losses:
+            width = result.problem.widths.index(best.assignment[name])
+            lines.append(f"    # alone it loses {losses[name][width]:.4f} dB at {best.assignment[name]} bits")
+        lines.append(f"    - {_flow(entry)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _option_file(text: str, block: str, wanted: dict[str, Any]) -> str:
+    """Return the option file with its block replaced; one that cannot be replaced in place is written anew."""
+    from srq_nni.models.options import OptionLoader
+
+    replaced, count = _BLOCK.subn(lambda _: block + "\n", text)
+    if count == 1:
+        try:
+            if yaml.load(replaced, Loader=OptionLoader) == wanted:
+                return replaced
+        except yaml.YAMLError:
+            pass
+    others = {key: value for key, value in wanted.items() if key != "quantization"}
+    return block + yaml.safe_dump(others, sort_keys=False)

@@ -1,0 +1,130 @@
+"""``srq search``: one sentence for each wrong input, a warning on benchmarks, and a search that is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srq_nni.cli.main import main
+from srq_nni.search.measure import Measurer
+from tests.search.conftest import options_for
+from tests.sr_data import Missing, changed, float_checkpoint, write_yaml
+
+WRONG: list[tuple[list[str], str]] = [
+    ([], "srq search wants one limit; give --max-loss dB, --max-size MB or --max-bops T"),
+    (["--max-loss", "0.1", "--max-size", "1"], "srq search wants one limit; give --max-loss dB, --max-size MB or"),
+    (["--max-loss", "0"], "--max-loss 0 is not allowed; give a number above 0"),
+    (["--max-size", "-1"], "--max-size -1 is not allowed; give a number above 0"),
+    (["--max-bops", "nan"], "--max-bops nan is not allowed; give a number above 0"),
+    (["--max-size", "1", "--saving", "size"], "--saving has no meaning beside a limit of cost; leave it out, or give"),
+    (["--max-loss", "1", "--bits", "8"], "--bits 8 is no choice; give at least two different widths"),
+    (["--max-loss", "1", "--bits", "8", "8"], "--bits 8 8 is no choice; give at least two different widths"),
+    (["--max-loss", "1", "--bits", "16", "8"], "--bits: 16 is not a bit width that can be quantized to"),
+    (["--max-loss", "1", "--images", "val"], "datasets: there is no 'val' to measure on; give --images one of: train"),
+    (["--max-loss", "1", "--size", "2"], "--size 2 leaves no pixel inside the border of 2; give a greater size"),
+    (["--max-loss", "1", "--count", "0"], "--count 0 is not allowed; give a number from 1"),
+    (["--max-loss", "1", "--nni-listen-anyway"], "--nni-listen-anyway has no meaning without --nni; leave it out"),
+    (["--max-loss", "1", "--nni", "no.yml"], "--nni no.yml: it is no YAML file; give local, or a file with a training"),
+    (["--max-loss", "1", "--nni", "o.yml"], "--nni o.yml: it names no platform; give NNI's trainingService block"),
+    (
+        ["--max-loss", "1", "--nni", "remote.yml"],
+        "--nni remote.yml: trials on 'remote' have to reach NNI's manager, whose portal has no password and would "
+        "listen on every interface; give --nni-listen-anyway behind a firewall, or --nni local",
+    ),
+]
+WRONG_OPTIONS: list[tuple[str, Any, str]] = [
+    ("quantization", Missing, "key 'quantization' is missing; add it with quantizer and bits"),
+    ("quantization:quantizer", "pms", "did you mean 'pams'?"),
+    ("path:pretrain_network_g", None, "path: pretrain_network_g is missing; give float weights of network_g"),
+    ("path:pretrain_network_g", "no.pth", "checkpoint 'no.pth' does not exist; give the path of a .pth file"),
+    ("path:pretrain_network_g", "other.pth", "checkpoint 'other.pth' does not fit the network"),
+    ("datasets:train:dataroot_lq", "nowhere", "datasets: train: its images cannot be read ("),
+    ("datasets:train:type", "SingleImageDataset", "datasets: train: type 'SingleImageDataset' has no pairs; give a"),
+    ("scale", "two", "scale: 'two' is not allowed; give the whole number that network_g enlarges by"),
+    ("network_g:type", "EDRS", "did you mean 'EDSR'?"),
+]
+
+
+@pytest.fixture
+def refused(work_folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs ``srq search -opt o.yml`` and returns the one sentence it ends with."""
+
+    def run(*arguments: str) -> str:
+        before = sorted(work_folder.rglob("*"))
+        with pytest.raises(SystemExit) as ended:
+            main(["search", "-opt", "o.yml", *arguments])
+        captured = capsys.readouterr()
+        assert (ended.value.code, captured.out) == (2, "")
+        assert captured.err.startswith("srq: error: ") and captured.err.count("\n") == 1, captured.err
+        assert sorted(work_folder.rglob("*")) == before, "something was written"
+        return captured.err.removeprefix("srq: error: ").rstrip("\n")
+
+    return run
+
+
+@pytest.mark.parametrize(("arguments", "expected"), WRONG)
+def test_wrong_arguments_are_one_sentence(
+    refused: Callable[..., str],
+    work_folder: Path,
+    crops: Path,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    write_yaml(work_folder / "o.yml", options_for(crops))
+    write_yaml(work_folder / "remote.yml", {"trainingService": {"platform": "remote"}})
+    assert expected in refused(*arguments)
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG_OPTIONS)
+def test_wrong_options_are_one_sentence(
+    refused: Callable[..., str],
+    work_folder: Path,
+    crops: Path,
+    key: str,
+    value: Any,
+    expected: str,
+) -> None:
+    float_checkpoint(work_folder / "other.pth")
+    write_yaml(work_folder / "o.yml", changed(options_for(crops), key, value))
+    assert expected in refused("--max-loss", "1")
+
+
+def test_a_stopped_search_says_how_to_go_on_and_does(
+    work_folder: Path,
+    crops: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also: images on which results are published are named in a warning."""
+    options = options_for(crops)
+    options["datasets"]["train"]["name"] = "Set5"
+    write_yaml(work_folder / "o.yml", options)
+    command = ["search", "-opt", "o.yml", "--max-size", "0.25", "--bits", "8", "3", "--count", "1", "--size", "12"]
+    measure = Measurer._measure
+    left = [6]
+
+    def stopping(self: Measurer) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return measure(self)
+
+    monkeypatch.setattr(Measurer, "_measure", stopping)
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 130
+    kept = work_folder / "search" / "small" / "measurements.json"
+    told = capsys.readouterr().err
+    assert "srq: warning: bits are being chosen on Set5, on which results are published" in told
+    assert told.endswith("srq: stopped; the same command goes on from search/small/measurements.json\n")
+    before = kept.read_bytes()
+    monkeypatch.setattr(Measurer, "_measure", measure)
+    main(command)
+    out = capsys.readouterr().out
+    assert "train: srq train -opt search/small/train.yml" in out
+    assert kept.read_bytes().startswith(before[: before.rindex(b"]]}")])  # five were not measured again
+    names = {"measurements.json", "quantization.yml", "train.yml", "bits.json", "pareto.png"}
+    assert {file.name for file in kept.parent.iterdir()} == names
