@@ -19,12 +19,13 @@ PYTHON ?= $(shell IFS=:; for name in python3.11 python3.12 python3; do for dir i
 	done; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types pytest format clean
+.PHONY: help install demo test lint types pytest docs format clean
 
 help:
 	@echo "make demo     run examples/demo.py"
 	@echo "make test     lint, types and tests, as CI runs them"
 	@echo "make install  only make $(VENV)"
+	@echo "make docs     the documentation, in build/site"
 	@echo "make lint | types | pytest | format | clean"
 	@echo "make pytest PYTEST_ARGS='-m slow tests/speedup'   some of the tests"
 
@@ -66,6 +67,9 @@ types: $(STAMP)
 # One thread a worker: two workers with a thread pool each slow one another down.
 pytest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
