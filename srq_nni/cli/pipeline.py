@@ -31,7 +31,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     Raises:
         SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
     """
-    from srq_nni.models import cpu_distributed, data_order, interruption, progress_bars, resume, saving
+    from srq_nni.models import cpu_distributed, data_order, interruption, option_copy, progress_bars, resume, saving
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
 
@@ -46,6 +46,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     if is_train:
         resume.install()
         data_order.install()
+        option_copy.install(shlex.join(["srq", command, *argv]), args.force_yml)
     forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug
     sys.argv = [f"srq {command}", *forwarded]

@@ -41,9 +41,16 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         CheckpointError: if ``path: resume_state`` names such a state.
     """
+    _agree_on_the_seed(opt)
+    state = _newest_state(opt)
+    if opt.get("dist"):
+        distributed.barrier()  # the first process renames the folder next if there is no state in it
+    return state
+
+
+def _newest_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     from basicsr.utils import check_resume
 
-    _agree_on_the_seed(opt)
     if opt["auto_resume"]:
         folder = Path(opt["path"]["training_states"])
         numbered = (path for path in folder.glob("*.state") if path.stem.isdecimal())

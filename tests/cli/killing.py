@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,39 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forked(*actions: Callable[[], None]) -> list[int]:
-    """Run each action in a forked process, all at once; return exit statuses, or minus the signal that ended one."""
+class Status(int):
+    """An exit status, or minus the signal that ended a process; a failed assertion shows the traceback, too."""
+
+    traceback: str = ""
+
+    def __repr__(self) -> str:
+        return f"{int(self)} {self.traceback}".rstrip()
+
+
+def forked(*actions: Callable[[], None]) -> list[Status]:
+    """Run each action in a forked process, all at once; return how each ended."""
     children = []
     for action in actions:
+        reader, writer = os.pipe()
         child = os.fork()
         if not child:
             try:
                 action()
-            except BaseException as error:
-                os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            except BaseException:
+                os.write(writer, traceback.format_exc().encode()[-4000:])  # less than a pipe holds
                 os._exit(1)
             os._exit(0)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        os.close(writer)
+        children.append((child, reader))
+    return [_ended(*child) for child in children]
+
+
+def _ended(child: int, reader: int) -> Status:
+    status = Status(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os.set_blocking(reader, False)  # a process that outlives the child may hold the other end
+    with open(reader, "rb", buffering=0) as file:
+        status.traceback = (file.read() or b"").decode(errors="replace")
+    return status
 
 
 def train(folder: Path, options: str, *flags: str, kill: tuple[str, Any] | None = None) -> int:

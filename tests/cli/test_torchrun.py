@@ -17,7 +17,7 @@ from torch import distributed
 
 import srq_nni
 from srq_nni.cli.train import main
-from tests.cli.killing import MODELS, STATES, die_at_iteration, digest, forked
+from tests.cli.killing import MODELS, STATES, Status, die_at_iteration, digest, forked
 from tests.sr_data import REPOSITORY, changed, float_checkpoint, train_options, write_yaml
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
@@ -52,12 +52,18 @@ def test_torchrun_trains_in_two_processes(photo_folders: Path, tmp_path: Path) -
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port that nobody has, below those that the kernel gives away by itself."""
+    for port in range(20000 + os.getpid() % 10000, 32768):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no port is free")
 
 
-def two_ranks(folder: Path, file: str, *flags: str, kill: int | None = None, chance: int = 0) -> list[int]:
+def two_ranks(folder: Path, file: str, *flags: str, kill: int | None = None, chance: int = 0) -> list[Status]:
     """Do in two forked processes what torchrun's do; return their exit statuses.
 
     Args:
