@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from srq_nni.atomic import atomic_file, write_error
-from srq_nni.compression.profiles import resolve
+from srq_nni.compression.profiles import as_written_before, resolve
 from srq_nni.errors import CheckpointError, did_you_mean, listing
 from srq_nni.quantization.activation import INITIAL_BOUND
 from srq_nni.quantization.layers import add_stored_gates
@@ -33,6 +33,7 @@ COMPARED = (
     "tail",
     "config_list",
     "percentile",
+    "weight_range",
     "limit_levels",
     "gate_statistics",
 )
@@ -105,6 +106,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint '{path}' has format {version} and this version reads up to {FORMAT_VERSION}; update srq-nni"
         )
+    if METADATA_KEY in content:
+        content[METADATA_KEY] = {**metadata, "quantization": as_written_before(metadata["quantization"])}
     return content
 
 

@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from srq_nni.compression.bounds import RelativeSteps
 from srq_nni.compression.options import QuantizationOptions
 from srq_nni.compression.phases import (
     Phase,
@@ -47,6 +48,9 @@ class TrainingClock:
         owner: wrapper that gets the int64 buffer ``step``, so that the count is part of the network's state.
         step: name of that buffer.
         seed: of the gates' first weights.
+
+    Attributes:
+        steps: turns the optimizer's steps of the bounds into relative ones, if set.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class TrainingClock:
         self.gated = {ratio: nn.ModuleList(group) for ratio, group in gated.items()}
         self.phase: Phase | None = None
         self.count = 0  # what the buffer holds, on the host
+        self.steps: RelativeSteps | None = None
         self._owner, self._step = owner, step
         owner.register_buffer(step, torch.zeros((), dtype=torch.int64))
         self._in_training: list[nn.Module] = []  # modules to put back into training after an observation
@@ -164,9 +169,13 @@ class TrainingClock:
                 parameter.grad = None  # every optimizer skips a parameter without a gradient
             return
         self._hand_over_gates(optimizer, {id(parameter) for parameter in held})
+        if self.steps is not None and self._trains_bounds(optimizer):
+            self.steps.before()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._trains_bounds(optimizer):
+            if self.steps is not None:
+                self.steps.after()
             average_batch_statistics(self.quantizers)
             self.count += 1
             self._owner.get_buffer(self._step).add_(1)

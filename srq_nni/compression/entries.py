@@ -17,7 +17,7 @@ from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import OUTPUT
 
 DYNAMIC_RATIO = 0.3  # of EDSR, for a network without a preset
-WIRING_KEYS = ("wiring", "quant_dtype", "head", "tail", "calibration", "percentile", "dynamic_ratio")
+WIRING_KEYS = ("wiring", "quant_dtype", "head", "tail", "calibration", "percentile", "weight_range", "dynamic_ratio")
 
 
 def expand_entries(
@@ -46,9 +46,11 @@ def expand_entries(
 
 def _check_settings(block: Mapping[str, Any], method: str, where: str) -> None:
     calibrations = getattr(get_method(method).activation, "CALIBRATIONS", ())
+    ranges = getattr(get_method(method).weight, "RANGES", ())
     rules: dict[str, tuple[Any, str]] = {
         "calibration": (lambda given: given in calibrations, f"give one of {', '.join(calibrations)}"),
         "percentile": (lambda given: _is_number(given) and 50 < given <= 100, "give a number above 50, at most 100"),
+        "weight_range": (lambda given: given in ranges, f"give one of {', '.join(ranges)}"),
         "limit_levels": (bool, "give True or False"),
         "dynamic_ratio": (lambda given: _is_number(given) and 0 <= given <= 1, "give a share from 0 to 1"),
         "wiring": (lambda given: given in WIRINGS, f"give one of {', '.join(WIRINGS)}"),
@@ -57,7 +59,7 @@ def _check_settings(block: Mapping[str, Any], method: str, where: str) -> None:
         try:
             Schema({Optional(key): rule}, ignore_extra_keys=True).validate(dict(block))
         except SchemaError:
-            near = did_you_mean(block[key], WIRINGS + tuple(calibrations)) if isinstance(block[key], str) else ""
+            near = did_you_mean(block[key], (*WIRINGS, *calibrations, *ranges)) if isinstance(block[key], str) else ""
             raise OptionError(f"{where}: {key}: {block[key]!r} is not allowed; {allowed}{near}") from None
 
 
@@ -78,7 +80,7 @@ def _preset_entries(
     if not (dtype.startswith("int") and dtype[3:].isdecimal()):
         raise OptionError(f"{where}: quant_dtype {entry.get('quant_dtype')!r} is not allowed; give 'int2' to 'int8'")
     block = {"quantizer": method, "bits": int(dtype[3:]), "wiring": entry["wiring"], "profile": profile}
-    given = {key: entry[key] for key in ("head", "tail", "calibration", "percentile") if key in entry}
+    given = {key: entry[key] for key in ("head", "tail", "calibration", "percentile", "weight_range") if key in entry}
     extra = {"dynamic_ratio": entry["dynamic_ratio"]} if "dynamic_ratio" in entry else {}
     try:
         return [{**made, **extra} for made in sites_config_list(model, options_from({**block, **given}))]

@@ -9,13 +9,12 @@ from nni.compression.utils.evaluator import Evaluator
 from torch import nn
 from torch.optim import Optimizer
 
+from srq_nni.compression.bounds import BOUNDS_LEARNING_RATE
 from srq_nni.compression.clock import GATE_GROUP
 from srq_nni.compression.evaluator import LoopEvaluator
 from srq_nni.compression.phases import ddtb_quantizers, gate_parameters
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.layers import activation_quantizers
-
-BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
 
 
 def bounds_of(model: nn.Module) -> list[nn.Parameter]:

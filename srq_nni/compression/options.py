@@ -20,9 +20,10 @@ from srq_nni.compression.presets import WIRINGS
 from srq_nni.compression.profiles import PROFILES, SWITCHES, apply_profile, default_of
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
 from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
-from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits
+from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits, choice
 from srq_nni.quantization.methods import METHODS, get_method
 from srq_nni.quantization.targets import WEIGHT
+from srq_nni.quantization.weight import DDTBWeight, PAMSWeight
 from srq_nni.validation import Number, Whole, sentence
 
 BESIDE_CONFIG_LIST = {
@@ -40,6 +41,7 @@ CHOICES = {
     "observed_weights": ("float", "quantized"),
 }
 CALIBRATIONS = {"pams": PAMSActivation.CALIBRATIONS, "ddtb": DDTBActivation.CALIBRATIONS}
+RANGES = {"pams": PAMSWeight.RANGES, "ddtb": DDTBWeight.RANGES}
 BitWidth = Annotated[int, WithJsonSchema({"type": "integer", "minimum": MIN_BITS, "maximum": MAX_BITS})]
 
 
@@ -86,7 +88,8 @@ class QuantizationOptions(BaseModel):
     config_list: list[dict[str, Any]] | None = None
     """Modules, targets and bits in NNI's format, instead of the preset."""
     calibration: Annotated[str, _one_of(name for names in CALIBRATIONS.values() for name in names)] | None = None
-    """How activation bounds start. pams: max (default), mse or official; ddtb: percentile (default) or official."""
+    """How activation bounds start: max (default of pams), percentile (default of ddtb), mse (least squared error) or
+    official."""
     calibration_iters: Whole = Field(default=default_of("calibration_iters"), ge=0)
     """Iterations of the first phase: PAMS trains while its bounds follow the running statistic, DDTB watches float
     activations without an update. The papers' is 1000."""
@@ -101,7 +104,10 @@ class QuantizationOptions(BaseModel):
     gate_loss_weight: Number = Field(default=default_of("gate_loss_weight"), ge=0)
     """Weight of the regulariser that holds the gates, for images in [0, 1] (ddtb only)."""
     percentile: Annotated[Number, Field(gt=50, le=100)] | None = default_of("percentile")
-    """Percentile of DDTB's bounds and weights; the published one of the architecture if missing (ddtb only)."""
+    """Percentile of DDTB's bounds and weights where these take one; the published one of the architecture if missing
+    (ddtb only)."""
+    weight_range: Annotated[str, _one_of(name for names in RANGES.values() for name in names)] | None = None
+    """How the grid of a weight is found: as published, max (pams) or percentile (ddtb), or mse: least squared error."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")
@@ -151,10 +157,9 @@ class QuantizationOptions(BaseModel):
         for key in GATE_KEYS:
             if key in self.model_fields_set and self.quantizer != "ddtb":
                 raise OptionError(f"{key}: {self.quantizer} has no gates; delete it, or set quantizer: ddtb")
-        names = CALIBRATIONS[self.quantizer]
-        if self.calibration is not None and self.calibration not in names:
-            near = did_you_mean(self.calibration, names)
-            raise OptionError(f"calibration: {self.calibration!r} is not known; give one of {', '.join(names)}{near}")
+        for key, names in (("calibration", CALIBRATIONS[self.quantizer]), ("weight_range", RANGES[self.quantizer])):
+            if getattr(self, key) is not None:
+                choice(key, getattr(self, key), names)
         if self.quantizer == "ddtb" and self.calibration_iters < 1:
             raise OptionError("calibration_iters: 0 leaves ddtb without an observation; give at least 1")
         for key, instead in BESIDE_CONFIG_LIST.items():

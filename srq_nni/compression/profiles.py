@@ -24,6 +24,7 @@ class Switch:
         reason: why the default is what it is, or what both are.
         pams, ddtb: (default, official), or None if the quantizer has no such key.
         official_on: architecture -> official value, where it differs there.
+        before: quantizer -> what a checkpoint means that was written before the key existed.
         per_tensor: the key may stand in an entry of a config_list.
     """
 
@@ -31,6 +32,7 @@ class Switch:
     pams: tuple[Any, Any] | None = None
     ddtb: tuple[Any, Any] | None = None
     official_on: Mapping[str, Any] = field(default_factory=dict)
+    before: Mapping[str, Any] = field(default_factory=dict)
     per_tensor: bool = False
 
     def default(self, quantizer: str) -> Any:
@@ -61,6 +63,13 @@ SWITCHES: dict[str, Switch] = {
     ),
     "static_iters": Switch("as many times calibration as released: epochs 2 to 5 after epoch 1", ddtb=(400, 4000)),
     "percentile": Switch("published: 99, for RDN 95 and its weights 100", ddtb=(PRESET, PRESET), per_tensor=True),
+    "weight_range": Switch(
+        "published; mse takes the step of least squared error instead, which starts better at 2 to 4 bits",
+        pams=("max", "max"),
+        ddtb=("percentile", "percentile"),
+        before={"pams": "max", "ddtb": "percentile"},
+        per_tensor=True,
+    ),
     "limit_levels": Switch(
         "2^k levels are what k bits hold; released: 2^k + 1 where upper == -lower", ddtb=(True, False), per_tensor=True
     ),
@@ -120,6 +129,13 @@ def resolve(block: Mapping[str, Any], architecture: str | None = None) -> dict[s
     complete = _fill(apply_profile(block, architecture), _values(block.get("quantizer"), 0))
     complete.pop("profile", None)
     return complete
+
+
+def as_written_before(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the block of a checkpoint with the keys that did not exist when it was written."""
+    quantizer = str(block.get("quantizer"))
+    values = {key: switch.before.get(quantizer) for key, switch in SWITCHES.items()}
+    return _fill(block, {key: value for key, value in values.items() if value is not None})
 
 
 def _values(quantizer: Any, position: int) -> dict[str, Any]:

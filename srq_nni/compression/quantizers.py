@@ -19,9 +19,10 @@ from torch.optim import Optimizer
 
 from srq_nni.compression import calibration_config as calibration
 from srq_nni.compression.blocks import expose_sites
+from srq_nni.compression.bounds import RelativeSteps, bounds_rate
 from srq_nni.compression.clock import TrainingClock
 from srq_nni.compression.entries import canonical_config_list, default_dynamic_ratio, expand_entries
-from srq_nni.compression.optimizer import BOUNDS_LEARNING_RATE, add_groups, add_groups_when_built, parameter_groups
+from srq_nni.compression.optimizer import add_groups, add_groups_when_built, parameter_groups
 from srq_nni.compression.options import options_from
 from srq_nni.compression.profiles import apply_profile
 from srq_nni.compression.sites import quantization_sites
@@ -49,7 +50,8 @@ class PublishedQuantizer(Quantizer):
         evaluator: Evaluator | None = None,
         existed_wrappers: Mapping[str, ModuleWrapper] | None = None,
         *,
-        bounds_lr: float = BOUNDS_LEARNING_RATE,
+        bounds_lr: float | None = None,
+        relative_bounds_lr: float | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -63,7 +65,8 @@ class PublishedQuantizer(Quantizer):
         block = {"quantizer": self.method, "config_list": list(config_list), **options}
         self.options = options_from(apply_profile(block, type(model).__name__))
         entries = self.options.config_list or []
-        self.bounds_lr, self.seed = bounds_lr, seed
+        self.bounds_lr, self._relative = bounds_rate(bounds_lr, relative_bounds_lr)
+        self.seed = seed
         self._existed = dict(existed_wrappers or {})
         self._quantizers: dict[tuple[str, str], nn.Module] = {}
         super().__init__(expose_sites(model), [dict(entry) for entry in entries], evaluator, self._existed)
@@ -118,6 +121,8 @@ class PublishedQuantizer(Quantizer):
         step = next(name for i in range(len(taken) + 1) if (name := f"{self.method}_step{i or ''}") not in taken)
         quantizers, names = list(self._quantizers.values()), [site.module for site in self._sites]
         self.clock = TrainingClock(self.bound_model, quantizers, gated, self.options, names, owner, step, self.seed)
+        if self._relative:
+            self.clock.steps = RelativeSteps(self.clock.quantizers)
         assert isinstance(owner, QuantizingWrapper)
         owner.start(self.clock)
 
@@ -240,7 +245,8 @@ class PAMSQuantizer(PublishedQuantizer):
             "int4"}]`` for a network with a preset. Further settings of an entry or a target: ``calibration``.
         evaluator: NNI's ``TorchEvaluator`` or ``LightningEvaluator``, our ``LoopEvaluator``, or None.
         existed_wrappers: for ``from_compressor``.
-        bounds_lr: learning rate of the bounds, in the unit of the activations.
+        bounds_lr: learning rate of the bounds in the unit of the activations; 1e-2 if neither is given.
+        relative_bounds_lr: the same in widths of a quantizer, instead (2e-3 trains well).
         seed: not used by PAMS, which starts nothing at random.
         calibration_iters: steps in which the bounds follow the running statistic while the network trains.
         profile: ``official`` sets these switches, and those of the entries, to what the released code does.
@@ -262,7 +268,8 @@ class DDTBQuantizer(PublishedQuantizer):
             ``dynamic_ratio``.
         evaluator: as for ``PAMSQuantizer``.
         existed_wrappers: for ``from_compressor``.
-        bounds_lr: learning rate of the bounds, in the unit of the activations.
+        bounds_lr: learning rate of the bounds in the unit of the activations; 1e-2 if neither is given.
+        relative_bounds_lr: the same in widths of a quantizer, instead (2e-3 trains well).
         seed: of the gates' first weights.
         calibration_iters: steps in which float activations are observed; gradients of these steps are dropped.
         static_iters: steps in which the gates are then held at zero.

@@ -119,8 +119,11 @@ def _check_training(opt: Mapping[str, Any]) -> None:
     settings = {key: value for key, value in train["optim_g"].items() if key != "type"}
     need("train: optim_g", settings, ["lr"])
     optimizer = buildable("train: optim_g", torch.optim.Adam, [torch.nn.Parameter(torch.zeros(1))], **settings)
-    if "optim_q" in train:
-        need("train: optim_q", train["optim_q"], ["lr"])
+    if "optim_q" in train and len(train["optim_q"]) != 1:
+        raise OptionError(
+            f"train: optim_q: {dict(train['optim_q'])!r} is not allowed; give either relative_lr (in widths of a "
+            "quantizer) or lr (in the unit of the activations) there"
+        )
     settings = {key: value for key, value in train["scheduler"].items() if key != "type"}
     buildable("train: scheduler", SCHEDULERS[train["scheduler"]["type"]], optimizer, **settings)
     if not (train.get("pixel_opt") or train.get("perceptual_opt")):

@@ -16,6 +16,7 @@ from torch import nn
 
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float
+from srq_nni.compression.bounds import RelativeSteps, bounds_rate
 from srq_nni.compression.options import options_from
 from srq_nni.compression.phases import (
     Phase,
@@ -39,8 +40,6 @@ from srq_nni.models.speed import speed_from
 from srq_nni.quantization.calibration import average_batch_statistics
 from srq_nni.quantization.layers import activation_quantizers
 
-BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
-
 
 def check_parallel(num_gpu: int, *, distributed: bool) -> None:
     """Refuse several GPUs in one process.
@@ -62,7 +61,8 @@ class QuantSRModel(SRModel):
     With the key ``base_model`` it extends that model of BasicSR instead of ``SRModel``: its data, losses, order of
     updates and validation stay, the quantizer's losses join the generator's. Further keys: ``path: pretrain_network_t``
     (float teacher, the unquantized ``network_g``), ``train: skt_opt`` (its loss), ``train: optim_q`` (learning rate of
-    the bounds), ``train: amp`` and ``train: channels_last`` (see ``speed.Speed``).
+    the bounds: ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of the activations), ``train: amp`` and
+    ``train: channels_last`` (see ``speed.Speed``).
     """
 
     net_g: nn.Module
@@ -136,7 +136,7 @@ class QuantSRModel(SRModel):
         self.load_teacher()
         feature = self.quantization.feature or find_preset(self.base_network["type"]).feature
         self.student_feature = InputRecorder(self.get_bare_model(self.net_g), feature)
-        self.teacher_feature = InputRecorder(self.teacher, feature)
+        self.teacher_feature = InputRecorder(self.teacher, feature, ends_pass=True)
 
     def load_teacher(self) -> None:
         """Give the teacher its float weights."""
@@ -152,12 +152,18 @@ class QuantSRModel(SRModel):
         gates = gate_parameters(self.net_g)
         apart = {id(parameter) for parameter in (*bounds, *gates)}
         network = [{**group, "params": [p for p in group["params"] if id(p) not in apart]} for group in groups]
+        relative = False
         if sum(len(group["params"]) for group in network) < sum(len(group["params"]) for group in groups):
-            lr_bounds = self.opt["train"].get("optim_q", {}).get("lr", BOUNDS_LEARNING_RATE)
-            network.append({"params": bounds, "lr": lr_bounds, "weight_decay": 0.0})
+            given = self.opt["train"].get("optim_q", {})
+            rate, relative = bounds_rate(given.get("lr"), given.get("relative_lr"))
+            network.append({"params": bounds, "lr": rate, "weight_decay": 0.0})
             if self.quantization.quantizer == "ddtb":
                 network.append({"params": gates})  # empty until the gated layers are chosen
         optimizer: torch.optim.Optimizer = super().get_optimizer(optim_type, network, lr, **kwargs)
+        if relative:
+            steps = RelativeSteps(self.get_bare_model(self.net_g))
+            optimizer.register_step_pre_hook(steps.before)
+            optimizer.register_step_post_hook(steps.after)
         return optimizer
 
     def setup_optimizers(self) -> None:
@@ -237,8 +243,7 @@ class QuantSRModel(SRModel):
             return output
         losses = self.own_losses
         if self.teacher is not None:
-            with torch.no_grad():
-                self.teacher(*args)
+            self.teacher_feature.run(*args)
             losses["l_skt"] = self.cri_skt(self.student_feature.take(), self.teacher_feature.take())
         regulariser = gate_loss(net) if self.phase == "static" else None
         if regulariser is not None:

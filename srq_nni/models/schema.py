@@ -21,12 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from srq_nni.compression.bounds import BOUNDS_LEARNING_RATE
 from srq_nni.compression.options import QuantizationOptions
 from srq_nni.compression.presets import PRESETS
 from srq_nni.compression.profiles import SWITCHES
 from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.models.base import SUFFIX
-from srq_nni.models.quant_sr_model import BOUNDS_LEARNING_RATE
 from srq_nni.quantization.methods import METHODS
 from srq_nni.validation import Number, sentence
 
@@ -148,8 +148,10 @@ class BoundsOptimizer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
-    lr: Rate
-    """Learning rate of the bounds."""
+    relative_lr: Rate | None = None
+    """Learning rate of the bounds in widths of their quantizer, so that features of any scale train alike."""
+    lr: Rate | None = None
+    """The same in the unit of the activations, as published (0.01 for networks that scale to 255); give one of them."""
 
 
 class Scheduler(Block):
@@ -320,6 +322,7 @@ def _of_each_quantizer() -> list[dict[str, Any]]:
         }
         calibrations = [*method.activation.CALIBRATIONS]  # type: ignore[attr-defined]
         rules["calibration"] = {"enum": [*calibrations, None]}
+        rules["weight_range"] = {"enum": [*method.weight.RANGES, None]}  # type: ignore[attr-defined]
         conditions.append({"if": {"properties": {"quantizer": {"const": name}}}, "then": {"properties": rules}})
     conditions[-1]["then"]["properties"]["calibration_iters"] = {"minimum": 1}
     return [*conditions, {"anyOf": [{"required": ["bits"]}, {"required": ["config_list"]}]}]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from srq_nni.errors import QuantizationError, did_you_mean
+from srq_nni.errors import QuantizationError
 from srq_nni.quantization import calibration as statistics
 from srq_nni.quantization.fake_quantize import MIN_WIDTH, check_percentile, ddtb_codes, ddtb_quantize, pams_quantize
 from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
-from srq_nni.quantization.grid import IntegerGrid, check_bits, computable, symmetric_maximum
+from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
+from srq_nni.quantization.least_error import least_error_bounds
 
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
-Choice = TypeVar("Choice", bound=str)
 INITIAL_BOUND = 10.0  # in the unit of the activation (grey levels); both papers start there
 
 
@@ -40,11 +40,7 @@ class ActivationQuantizer(nn.Module):
         Raises:
             QuantizationError: for an unknown mode.
         """
-        if mode not in MODES:
-            raise QuantizationError(
-                f"mode: {mode!r} is not known; give one of {', '.join(MODES)}{did_you_mean(mode, MODES)}"
-            )
-        self.mode = mode
+        self.mode = choice("mode", mode, MODES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` (N, ...) on the grid, in its own dtype, or ``x`` itself in the modes that do not quantize."""
@@ -71,6 +67,13 @@ class ActivationQuantizer(nn.Module):
     def keep_bounds_legal(self) -> None:
         """Move bounds that an optimizer step made illegal to the nearest legal value, in place."""
         raise NotImplementedError
+
+    def width(self) -> torch.Tensor:
+        """Return what the bounds span, (1,): the unit of a relative step."""
+        raise NotImplementedError
+
+    def hold_zero(self) -> None:
+        """Move bounds that left zero out back to it, in place: integers need a code for it."""
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` on the grid of the present bounds."""
@@ -116,7 +119,7 @@ class PAMSActivation(ActivationQuantizer):
 
     def __init__(self, bits: int, *, calibration: str = "max") -> None:
         super().__init__(bits)
-        self.calibration = _choice("calibration", calibration, self.CALIBRATIONS)
+        self.calibration = choice("calibration", calibration, self.CALIBRATIONS)
         self.alpha = nn.Parameter(torch.full((1,), INITIAL_BOUND))
         self.statistic = statistics.RunningMean(1)
 
@@ -138,6 +141,9 @@ class PAMSActivation(ActivationQuantizer):
     @torch.no_grad()
     def keep_bounds_legal(self) -> None:
         self.alpha.clamp_(min=MIN_WIDTH)
+
+    def width(self) -> torch.Tensor:
+        return self.alpha
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         clamp = not (self.training and self.mode == "calibrate" and self.calibration == "official")
@@ -162,14 +168,15 @@ class DDTBActivation(ActivationQuantizer):
 
     Args:
         bits: 2 to 8.
-        calibration: ``percentile`` starts the bounds at the percentiles of the observed activations; ``official`` does
-            so at 2 bits only, from the last batch, and leaves them at +-10 at other widths.
+        calibration: ``mse`` starts the bounds where the squared error is least, averaged over the batches;
+            ``percentile`` at the percentiles of the observed activations; ``official`` does so at 2 bits only, from the
+            last batch, and leaves them at +-10 at other widths.
         percentile: M of that start; the lower bound takes 100 - M.
         limit_levels: see ``ddtb_quantize``.
         gate_statistics, gate_gradient: of a gate that is added; see ``gate_quantize``.
     """
 
-    CALIBRATIONS = ("percentile", "official")
+    CALIBRATIONS = ("mse", "percentile", "official")
     channels: torch.Tensor
     gate_is_applied: torch.Tensor
 
@@ -184,9 +191,9 @@ class DDTBActivation(ActivationQuantizer):
         gate_gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(bits)
-        self.calibration = _choice("calibration", calibration, self.CALIBRATIONS)
-        self.gate_statistics: Statistics = _choice("gate_statistics", gate_statistics, get_args(Statistics))
-        self.gate_gradient: Gradient = _choice("gate_gradient", gate_gradient, get_args(Gradient))
+        self.calibration = choice("calibration", calibration, self.CALIBRATIONS)
+        self.gate_statistics: Statistics = choice("gate_statistics", gate_statistics, get_args(Statistics))
+        self.gate_gradient: Gradient = choice("gate_gradient", gate_gradient, get_args(Gradient))
         self.percentile = check_percentile(percentile)
         self.limit_levels = limit_levels
         self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))
@@ -228,11 +235,14 @@ class DDTBActivation(ActivationQuantizer):
         self.channels.fill_(x.shape[1] if x.ndim > 1 else 0)
         if self.calibration == "official":
             self.statistic.count.zero_()
-        self.statistic.update(statistics.sampled_percentiles(x, self.percentile))
+        if self.calibration == "mse":
+            self.statistic.update(least_error_bounds(statistics.subsample(x), self.bits))
+        else:
+            self.statistic.update(statistics.sampled_percentiles(x, self.percentile))
 
     @torch.no_grad()
     def set_bounds_from_statistics(self) -> None:
-        if self.statistic.count and (self.calibration == "percentile" or self.bits == 2):
+        if self.statistic.count and (self.calibration != "official" or self.bits == 2):
             lower, upper = self.statistic.mean
             self.lower.fill_(lower)
             self.upper.fill_(upper)
@@ -241,6 +251,14 @@ class DDTBActivation(ActivationQuantizer):
     @torch.no_grad()
     def keep_bounds_legal(self) -> None:
         self.upper.copy_(torch.maximum(self.upper, self.lower + MIN_WIDTH))
+
+    def width(self) -> torch.Tensor:
+        return self.upper - self.lower
+
+    @torch.no_grad()
+    def hold_zero(self) -> None:
+        self.lower.clamp_(max=0.0)
+        self.upper.clamp_(min=0.0)
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         lower: torch.Tensor = self.lower
@@ -284,11 +302,3 @@ class DDTBActivation(ActivationQuantizer):
 
 def _shown(bound: torch.Tensor) -> str:
     return "?" if bound.is_meta else f"{bound.item():.4g}"
-
-
-def _choice(name: str, given: Choice, allowed: tuple[str, ...]) -> Choice:
-    if given not in allowed:
-        raise QuantizationError(
-            f"{name}: {given!r} is not known; give one of {', '.join(allowed)}{did_you_mean(given, allowed)}"
-        )
-    return given

@@ -115,7 +115,7 @@ def reconstruction_bound(x: torch.Tensor, bits: int) -> torch.Tensor:
     largest = flat.abs().amax()
     candidates = [largest * step / SEARCH_STEPS for step in range(1, SEARCH_STEPS + 1)]
     errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).square().mean() for alpha in candidates])
-    return candidates[int(errors.argmin())].reshape(1)
+    return torch.stack(candidates).index_select(0, errors.argmin().reshape(1))
 
 
 def sampled_percentiles(x: torch.Tensor, percentile: float) -> torch.Tensor:

@@ -244,6 +244,12 @@ def _floor(bound: torch.Tensor, minimum: float) -> torch.Tensor:
     return _StraightThrough.apply(bound, bound.detach().clamp(min=minimum), None)
 
 
+def straight_through(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return ``value``, whose gradient goes to ``x`` as it is."""
+    through: torch.Tensor = _StraightThrough.apply(x, value, None)
+    return through
+
+
 class _StraightThrough(torch.autograd.Function):
     """Return ``value`` in the forward pass; in the backward pass give the gradient to ``x`` where ``mask`` is set."""
 

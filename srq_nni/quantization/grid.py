@@ -6,12 +6,15 @@ both PAMS and DDTB anchor their grid at zero. Training simulates the grid, expor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from srq_nni.errors import QuantizationError
+from srq_nni.errors import QuantizationError, did_you_mean
 
+Choice = TypeVar("Choice", bound=str)
 MIN_BITS, MAX_BITS = 2, 8
 FLOAT_BITS = 32  # "not quantized", as both papers write it
 
@@ -30,6 +33,19 @@ def check_bits(bits: int, *, allow_float: bool = False, name: str = "bits") -> i
         f"{name}: {bits!r} is not a bit width that can be quantized to; "
         f"give an integer from {MIN_BITS} to {MAX_BITS}{floating}"
     )
+
+
+def choice(name: str, given: Choice, allowed: Sequence[str]) -> Choice:
+    """Return ``given`` if it is one of ``allowed``.
+
+    Raises:
+        QuantizationError: for every other value, with the nearest right one.
+    """
+    if given not in allowed:
+        raise QuantizationError(
+            f"{name}: {given!r} is not known; give one of {', '.join(allowed)}{did_you_mean(given, allowed)}"
+        )
+    return given
 
 
 def symmetric_maximum(bits: int) -> int:

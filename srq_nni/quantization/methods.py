@@ -32,7 +32,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "pams": Method("pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "max"}),
+    "pams": Method("pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "max"}, {"weight_range": "max"}),
     "ddtb": Method(
         "ddtb",
         DDTBActivation,
@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {
             "gate_statistics": "per_sample",
             "gate_gradient": "straight_through",
         },
-        {"percentile": 99.0, "limit_levels": True},
+        {"percentile": 99.0, "limit_levels": True, "weight_range": "percentile"},
     ),
 }
 

@@ -13,7 +13,8 @@ from srq_nni.quantization.fake_quantize import (
     quantize_weight_percentile,
     weight_step_max_abs,
 )
-from srq_nni.quantization.grid import IntegerGrid, check_bits, computable, symmetric_maximum
+from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
+from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
 
 
 class WeightQuantizer(nn.Module):
@@ -41,39 +42,74 @@ class WeightQuantizer(nn.Module):
 
 
 class PAMSWeight(WeightQuantizer):
-    """Per tensor, max-abs (PAMS). Argument: ``bits``, 2 to 8."""
+    """Per tensor, codes -n..n (PAMS).
+
+    Args:
+        bits: 2 to 8.
+        weight_range: ``mse`` takes the step of least squared error, ``max`` that of max|w|, as published.
+    """
+
+    RANGES = ("mse", "max")
+
+    def __init__(self, bits: int, *, weight_range: str = "max") -> None:
+        super().__init__(bits)
+        self.weight_range = choice("weight_range", weight_range, self.RANGES)
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.weight_range == "mse":
+            return quantize_weight_least_error(weight, self.bits, symmetric=True)
         return quantize_weight_max_abs(weight, self.bits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
+        if self.weight_range == "mse":
+            return _least_error_grid(weight, self.bits, symmetric=True)
         n = symmetric_maximum(self.bits)
         return IntegerGrid(float(weight_step_max_abs(computable(weight.detach()), self.bits)), -n, n, self.bits)
 
 
 class DDTBWeight(WeightQuantizer):
-    """Per tensor, between percentiles (DDTB); ``percentile=100.0`` is minimum and maximum, as for RDN.
+    """Per tensor, 2^k codes (DDTB). Unless ``limit_levels`` is off, all codes fit a signed byte at 8 bits, too.
 
-    Unless ``limit_levels`` is off, as in the released code, all codes fit a signed byte at 8 bits, too.
+    Args:
+        bits: 2 to 8.
+        percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN.
+        limit_levels: see ``quantize_weight_percentile``.
+        weight_range: ``mse`` takes the step of least squared error, ``percentile`` the one between percentiles, as
+            published.
     """
 
-    def __init__(self, bits: int, *, percentile: float = 99.0, limit_levels: bool = True) -> None:
+    RANGES = ("mse", "percentile")
+
+    def __init__(
+        self, bits: int, *, percentile: float = 99.0, limit_levels: bool = True, weight_range: str = "percentile"
+    ) -> None:
         super().__init__(bits)
+        self.weight_range = choice("weight_range", weight_range, self.RANGES)
         self.percentile = check_percentile(percentile)
         self.limit_levels = limit_levels
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.weight_range == "mse":
+            return quantize_weight_least_error(weight, self.bits, symmetric=False)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         return quantize_weight_percentile(weight, self.bits, self.percentile, **limits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
+        if self.weight_range == "mse":
+            return _least_error_grid(weight, self.bits, symmetric=False)
         lower, upper = percentile_bounds(weight.detach(), self.percentile)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         step, low, high = ddtb_codes(lower, upper, self.bits, **limits)
         return IntegerGrid(float(step), int(low), int(high), self.bits)
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, percentile={self.percentile}"
+        how = f"percentile={self.percentile}" if self.weight_range == "percentile" else "mse"
+        return f"bits={self.bits}, {how}"
+
+
+def _least_error_grid(weight: torch.Tensor, bits: int, *, symmetric: bool) -> IntegerGrid:
+    step, low, high = least_error_codes(weight, bits, symmetric=symmetric)
+    return IntegerGrid(float(step), low, high, bits)
 
 
 class GridWeight(WeightQuantizer):

@@ -82,8 +82,8 @@ TRAINING: list[tuple[str, Any, str]] = [
     ("train:optim_g:type", "AdamW", "train: optim_g: type: 'AdamW' is not allowed; give Adam"),
     ("train:optim_g:lr", "fast", "train: optim_g: lr: 'fast' is not allowed; give a number from 0"),
     ("train:optim_g:momentum", 0.9, "unexpected keyword argument 'momentum'"),
-    ("train:optim_q", {"rate": 1}, "train: optim_q: key 'rate' is not known; allowed are lr"),
-    ("train:optim_q", {}, "train: optim_q: key 'lr' is missing"),
+    ("train:optim_q", {"rate": 1}, "train: optim_q: key 'rate' is not known; allowed are relative_lr, lr"),
+    ("train:optim_q", {}, "train: optim_q: {} is not allowed; give either relative_lr (in widths of a"),
     (
         "train:scheduler:type",
         "StepLR",

@@ -69,7 +69,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
         "config_list entry 0: key 'percentil' is not known; allowed are op_types, op_names, op_names_re, "
         "exclude_op_types, exclude_op_names, exclude_op_names_re, target_names, target_settings, fuse_names, "
         "quant_dtype, quant_scheme, granularity, apply_method, calibration, percentile, limit_levels, "
-        "gate_statistics, gate_gradient, dynamic_ratio; "
+        "gate_statistics, gate_gradient, dynamic_ratio, weight_range; "
         "did you mean 'percentile'?",
     ),
     "percentile": (
@@ -86,7 +86,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "calibration": (
         [{**CONV, "calibration": "percentil"}],
-        "config_list entry 0: calibration: 'percentil' is not allowed; give one of percentile, official; "
+        "config_list entry 0: calibration: 'percentil' is not allowed; give one of mse, percentile, official; "
         "did you mean 'percentile'?",
     ),
     "wiring": (
@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     "wiring with selectors": (
         [{"wiring": "paper", "op_names": ["body"], **INT4}],
         "config_list entry 0: key 'op_names' does not go with 'wiring', which names the modules itself; allowed are "
-        "wiring, quant_dtype, head, tail, calibration, percentile, dynamic_ratio",
+        "wiring, quant_dtype, head, tail, calibration, percentile, weight_range, dynamic_ratio",
     ),
     "wiring with bits out of range": (
         [{"wiring": "paper", "quant_dtype": "int9"}],

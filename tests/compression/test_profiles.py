@@ -33,7 +33,7 @@ def test_the_table_is_where_the_defaults_are() -> None:
         assert switch.reason and (switch.pams or switch.ddtb)
         for quantizer in ("pams", "ddtb"):
             options = options_from(block(quantizer))
-            if getattr(switch, quantizer) is not None and key != "calibration":
+            if getattr(switch, quantizer) is not None and key not in ("calibration", "weight_range"):
                 assert getattr(options, key) == switch.default(quantizer) == default_of(key, quantizer)
     for quantizer, method in METHODS.items():
         for options in (method.activation_options, method.weight_options):
@@ -50,6 +50,7 @@ def test_official_is_what_the_released_code_does() -> None:
         "student": "random",
         "calibration": "official",
         "calibration_iters": 1000,
+        "weight_range": "max",
     }
     ddtb = apply_profile({**block("ddtb"), "profile": "official"})
     assert ddtb == {
@@ -60,6 +61,7 @@ def test_official_is_what_the_released_code_does() -> None:
         "calibration": "official",
         "calibration_iters": 1000,
         "static_iters": 4000,
+        "weight_range": "percentile",
         "limit_levels": False,
         "gate_statistics": "official",
         "gate_gradient": "official",
@@ -124,6 +126,7 @@ def test_beside_a_config_list_the_entries_get_the_switches() -> None:
     assert options.config_list is not None
     assert options.config_list[0] == {
         "calibration": "official",
+        "weight_range": "percentile",
         "limit_levels": False,
         "gate_statistics": "official",
         "gate_gradient": "official",
@@ -139,7 +142,7 @@ def test_beside_a_config_list_the_entries_get_the_switches() -> None:
 def test_config_list_knows_profiles() -> None:
     official = srq_nni.config_list("EDSR", "ddtb", 4, profile="official")
     same = srq_nni.config_list(
-        "EDSR", "ddtb", 4, "official", calibration="official", limit_levels=False,
+        "EDSR", "ddtb", 4, "official", calibration="official", limit_levels=False, weight_range="percentile",
         gate_statistics="official", gate_gradient="official",
     )  # fmt: skip
     assert official == same

@@ -91,7 +91,8 @@ def test_skt_is_weighed_and_optional(options: dict[str, Any], batches: list[dict
     model = build_model(options)
     features = {}
     for name, net in (("student", model.net_g), ("teacher", model.teacher)):
-        net.upsample.register_forward_pre_hook(lambda _, args, name=name: features.update({name: args[0].detach()}))
+        keep = lambda _, args, name=name: features.update({name: args[0].detach()})  # noqa: E731
+        net.upsample.register_forward_pre_hook(keep, prepend=True)  # the teacher's pass ends there
     first = train(model, batches, 1, 1)[0]
     assert first["l_skt"] == pytest.approx(3.92 * float(skt_loss(features["student"], features["teacher"])), rel=1e-5)
     assert first["l_skt"] > 0
@@ -145,7 +146,7 @@ def test_files_say_what_they_are(options: dict[str, Any], batches: list[dict[str
     content = torch.load(folder / "net_g_3.pth", weights_only=True)
     assert set(content) == {"params", "params_ema", "srq"}
     assert content["srq"]["network"] == options["network_g"]
-    written = {"wiring": "paper", "student": "float", "calibration": "max"}
+    written = {"wiring": "paper", "student": "float", "calibration": "max", "weight_range": "max"}
     assert content["srq"]["quantization"] == {**options["quantization"], **written}
     loaded = srq_nni.load(folder / "net_g_latest.pth")
     assert same(dict(loaded.state_dict()), dict(model.net_g_ema.state_dict()))

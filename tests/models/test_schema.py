@@ -170,7 +170,7 @@ def belongs_to_a_run(key: str, value: Any) -> bool:
         ("train:amp", "bfloat", "train: amp: 'bfloat' is not allowed; give bfloat16"),
         ("train:optim_g:betas", [0.9, "b"], "train: optim_g: betas[1]: 'b' is not allowed; give a number"),
         ("train:optim_q", 0.1, "train: optim_q: 0.1 is not a block of keys; add its keys below it, indented"),
-        ("train:optim_q:betas", [0, 1], "train: optim_q: key 'betas' is not known; allowed are lr"),
+        ("train:optim_q:betas", [0, 1], "train: optim_q: key 'betas' is not known; allowed are relative_lr, lr"),
         (
             "val:metrics:psnr",
             "psnr",
@@ -200,4 +200,4 @@ def test_keys_that_are_no_texts(options: dict[str, Any]) -> None:
 def test_defaults_are_those_of_the_code() -> None:
     properties = json.loads((FOLDER / "schema.json").read_text())["$defs"]["Train"]["properties"]
     assert properties["skt_opt"]["default"] is None and Train.model_fields["warmup_iter"].default == -1
-    assert properties["optim_q"]["default"] == {"lr": 0.01}
+    assert properties["optim_q"]["default"] == {"relative_lr": None, "lr": 0.01}

@@ -114,7 +114,7 @@ def test_an_unknown_calibration_is_refused() -> None:
         "calibration: 'maximum' is not known; give one of max, mse, official; did you mean 'max'?"
     )
     assert refusal(lambda: DDTBActivation(4, calibration="max")) == (
-        "calibration: 'max' is not known; give one of percentile, official"
+        "calibration: 'max' is not known; give one of mse, percentile, official"
     )
 
 

@@ -1,0 +1,93 @@
+"""Grids of least squared error: where a clipped tensor loses less to rounding than it gains in outliers.
+
+Published starts (the largest value, a percentile) ask how far a tensor reaches; at 2 to 4 bits the step that follows
+costs more than the values beyond. These searches ask for the grid itself. Nothing here has a gradient or a state.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from srq_nni.quantization.fake_quantize import MIN_WIDTH, WEIGHT_EPSILON, ddtb_codes, straight_through
+from srq_nni.quantization.grid import FLOAT_BITS, computable
+
+BINS = 1024  # of the histogram that stands for an activation
+FRACTIONS = 20  # candidates a side, in geometric steps
+SMALLEST_FRACTION = 0.04
+WEIGHT_CANDIDATES = 32  # first guesses of a weight's step
+REFINEMENTS = 3
+THINNED = 2**13  # elements of a weight that the first guesses look at
+
+
+def least_error_bounds(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the (lower, upper) at which ``ddtb_quantize`` has the least mean squared error on ``x``, as a (2,) tensor.
+
+    The error is that of a histogram of ``BINS`` bins; the candidates are all pairs of ``FRACTIONS`` fractions of the
+    smallest and the largest value. A tensor without negative values gets lower = 0, and the other way round.
+
+    Args:
+        x: finite tensor with at least one element; above some million elements, thin it before.
+        bits: 2 to 8.
+    """
+    flat = computable(x.detach()).flatten()
+    smallest, largest = torch.aminmax(flat)
+    low, high = smallest.clamp(max=0), largest.clamp(min=0)
+    high = torch.maximum(high, low + MIN_WIDTH)
+    width = (high - low) / BINS
+    # Not torch.histc, whose edges are numbers: a GPU would be waited for.
+    places = torch.div(flat - low, width).long().clamp_(0, BINS - 1)
+    counts = torch.zeros(BINS, dtype=flat.dtype, device=flat.device).scatter_add_(0, places, torch.ones_like(flat))
+    centres = low + (torch.arange(BINS, dtype=flat.dtype, device=flat.device) + 0.5) * width
+    fractions = torch.logspace(math.log10(SMALLEST_FRACTION), 0, FRACTIONS, dtype=flat.dtype, device=flat.device)
+    lower, upper = (side.flatten() for side in torch.meshgrid(fractions * low, fractions * high, indexing="ij"))
+    step, code_lower, code_upper = (part[:, None] for part in ddtb_codes(lower, upper, bits))
+    codes = torch.div(centres, step).round_().clamp_(code_lower, code_upper)
+    errors = codes.mul_(step).sub_(centres).square_() @ counts
+    return torch.stack([lower, upper]).index_select(1, errors.argmin().reshape(1)).flatten()
+
+
+def least_error_codes(weight: torch.Tensor, bits: int, *, symmetric: bool) -> tuple[torch.Tensor, int, int]:
+    """Return step (0-d), smallest and largest code of the grid with the least squared error on a weight.
+
+    From the best of ``WEIGHT_CANDIDATES`` steps the usual alternation goes on: the best step for the present codes, the
+    codes for that step; it never makes the error larger.
+
+    Args:
+        weight: tensor of any shape.
+        bits: 2 to 8.
+        symmetric: codes -n..n, n = 2^(k-1) - 1 (PAMS), or all 2^k of a signed integer (DDTB).
+    """
+    flat = computable(weight.detach()).flatten()
+    high = 2 ** (bits - 1) - 1
+    low = -high if symmetric else -high - 1
+    if flat.numel() == 0:
+        return flat.new_tensor(WEIGHT_EPSILON / high), low, high
+    largest = flat.abs().amax() + WEIGHT_EPSILON
+    guesses = torch.linspace(1 / WEIGHT_CANDIDATES, 1, WEIGHT_CANDIDATES, dtype=flat.dtype, device=flat.device)
+    steps = (guesses * (largest / high))[:, None]
+    thin = flat[:: -(-flat.numel() // THINNED)]
+    errors = torch.div(thin, steps).round_().clamp_(low, high).mul_(steps).sub_(thin).square_().sum(1)
+    step = steps[:, 0].index_select(0, errors.argmin().reshape(1)).reshape(())
+    for _ in range(REFINEMENTS):
+        codes = torch.div(flat, step).round_().clamp_(low, high)
+        squares = codes.dot(codes)
+        step = torch.where(squares > 0, codes.dot(flat) / squares.clamp(min=1), step)
+    return step, low, high
+
+
+def quantize_weight_least_error(weight: torch.Tensor, bits: int, *, symmetric: bool = False) -> torch.Tensor:
+    """Quantize a weight per tensor on the grid of ``least_error_codes``; the gradient is 1 everywhere.
+
+    Clipped weights keep their gradient, since a grid of 2 bits clips many of them.
+
+    Args:
+        weight, symmetric: see ``least_error_codes``.
+        bits: 2 to 8, or 32 to return ``weight``.
+    """
+    if bits == FLOAT_BITS:
+        return weight
+    step, low, high = least_error_codes(weight, bits, symmetric=symmetric)
+    quantized = torch.div(computable(weight.detach()), step).round_().clamp_(low, high).mul_(step)
+    return straight_through(weight, quantized.to(weight.dtype))
