@@ -1,0 +1,187 @@
+"""What is measured: networks, recipes, and the queue of cells in the order of what they tell.
+
+A cell is one finished network: a contender at one bit width with one seed. Protocol P is the same for all of them; a
+cell that departs from it says so in its recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+WIRINGS = ("official", "paper", "deploy")
+GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pretrained float network of shared/data/weights.
+
+    Attributes:
+        block: ``network_g`` of BasicSR.
+        weights: file name.
+        set5, set14: Y-PSNR in dB that the float network must reproduce.
+        body: pattern over the names of the body's convolutions, for quantizers that know no preset.
+        feature: module whose input SKT compares.
+    """
+
+    block: Mapping[str, Any]
+    weights: str
+    set5: float
+    set14: float
+    body: str = r"body\.\d+\.conv[12]$"
+    feature: str = "upsample"
+
+    @property
+    def scale(self) -> int:
+        return int(self.block.get("upscale", 2))
+
+
+def _edsr(features: int, blocks: int, mean: list[float]) -> dict[str, Any]:
+    return {
+        "type": "EDSR",
+        "num_in_ch": 3,
+        "num_out_ch": 3,
+        "num_feat": features,
+        "num_block": blocks,
+        "upscale": 2,
+        "img_range": 255.0,
+        "rgb_mean": mean,
+    }
+
+
+NETWORKS = {
+    "EDSR-32x5": Network(_edsr(32, 5, [0.0, 0.0, 0.0]), "EDSR_x2_f32b5.pth", 37.380, 32.979),
+    "EDSR-64x8": Network(_edsr(64, 8, [0.4488, 0.4371, 0.4040]), "EDSR_x2_f64b8.pth", 37.804, 33.379),
+}
+BICUBIC = (33.67, 30.33)  # Y-PSNR x2 in dB on Set5 and Set14 that the harness must reproduce
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Protocol P: the budget and the settings that all contenders share."""
+
+    iterations: int = 3000
+    batch: int = 16
+    patch: int = 32
+    milestones: tuple[int, ...] = (1000, 2000)
+    lr: float = 1e-4
+    bounds_lr: float = 1e-2
+    calibration_iters: int = 100
+    static_iters: int = 400
+    dynamic_ratio: float = 0.3
+    skt_weight: float = 1000 / GREY
+    crop: int = 2
+
+
+PROTOCOL = Protocol()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a contender is trained.
+
+    Attributes:
+        quantization: keys of the ``quantization`` block beside quantizer, bits and wiring.
+        train: keys of the ``train`` block that replace those of protocol P.
+        note: what departs from protocol P, in words.
+    """
+
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+COSINE = {
+    "optim_g": {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.999], "weight_decay": 0},
+    "optim_q": {"relative_lr": 2e-3},
+    "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
+    "warmup_iter": 300,
+}
+RECIPES = {
+    "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
+    "default": Recipe(note="srq's defaults, wiring paper"),
+    "recommended": Recipe(
+        {"calibration": "mse", "weight_range": "mse"},
+        COSINE,
+        "bounds and weights of least squared error, relative steps of bounds, lr 5e-4 with warm-up and cosine decay",
+    ),
+    "no-skt": Recipe(
+        {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table.
+
+    Attributes:
+        method: ``ddtb``, ``pams``, ``qat`` or ``lsq`` (NNI's), ``minmax`` (post-training), ``float`` or ``bicubic``.
+        bits: of weights and activations; 32 for float.
+        wiring: where quantizers sit.
+        recipe: key of ``RECIPES``.
+        seed: of data, gates and crops.
+        network: key of ``NETWORKS``.
+        iterations: of training.
+    """
+
+    method: str
+    bits: int
+    wiring: str = "paper"
+    recipe: str = "default"
+    seed: int = 1
+    network: str = "EDSR-32x5"
+    iterations: int = PROTOCOL.iterations
+
+    @property
+    def name(self) -> str:
+        """Return the key of this cell in the table and the name of its folder."""
+        parts = [self.network, self.method]
+        if self.bits < 32:
+            parts += [self.wiring, self.recipe, f"{self.bits}bit", f"seed{self.seed}"]
+        if self.iterations != PROTOCOL.iterations:
+            parts.append(f"{self.iterations}iterations")
+        return "-".join(parts)
+
+
+def queue() -> list[Cell]:
+    """Return all cells, those first that tell most."""
+    return list(dict.fromkeys(_queue()))
+
+
+def _queue() -> Iterator[Cell]:
+    for network in NETWORKS:
+        yield Cell("bicubic", 32, network=network)
+        yield Cell("float", 32, network=network)
+    for bits in (4, 2, 3, 8):
+        yield Cell("ddtb", bits, "official", "official")
+    for bits in (4, 2, 3, 8):
+        yield Cell("ddtb", bits, recipe="recommended")
+    for bits in (4, 2, 3, 8):
+        yield Cell("ddtb", bits)
+    for bits in (2, 4, 8, 3):
+        yield Cell("pams", bits, "official", "official")
+    for bits in (2, 4, 3, 8):
+        yield Cell("pams", bits)
+    for bits in (8, 4, 3, 2):
+        yield Cell("minmax", bits)
+    for bits in (4, 2):
+        for method in ("pams", "ddtb"):
+            yield Cell(method, bits, "official", "no-skt")
+    for bits in (4, 2, 8):
+        yield Cell("qat", bits, recipe="nni")
+        yield Cell("lsq", bits, recipe="nni")
+    for seed in (2, 3):
+        for bits in (4, 2):
+            yield Cell("ddtb", bits, seed=seed)
+            yield Cell("pams", bits, seed=seed)
+    for wiring in WIRINGS:
+        for bits in (4, 2, 3, 8):
+            for method in ("ddtb", "pams"):
+                yield Cell(method, bits, wiring, "official")
+                yield Cell(method, bits, wiring)
+    for bits in (4, 2):
+        yield Cell("ddtb", bits, "official", "official", network="EDSR-64x8")
+        yield Cell("ddtb", bits, network="EDSR-64x8")

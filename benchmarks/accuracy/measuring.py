@@ -1,0 +1,124 @@
+"""From a cell to its row: train it if it trains, then measure it on the benchmark sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import nni_quantizers
+import torch
+from cells import NETWORKS, PROTOCOL, Cell, Network
+from images import Pair, Patches, centres, read_pairs
+from measure import Cost, Upscaler, bicubic, cost, evaluating, network, own_widths, score
+from pipeline import Progress, options, train
+from results import Row
+
+from srq_nni import checkpoint
+from srq_nni.archs.quantized_arch import build_float, insert_quantizers
+from srq_nni.compression.options import options_from
+from srq_nni.quantization.layers import calibrate
+from srq_nni.speedup.machine import this_machine
+
+CALIBRATION_BATCHES = 20
+QUICK_SIDE = 96  # low pixels of the validation crops that make a run's curve
+NO_COST = Cost(0.0, float("nan"), float("nan"), float("nan"))
+
+
+def training_images(data: Path, scale: int) -> list[Pair]:
+    """Return the training images of protocol P."""
+    return [
+        pair
+        for kind in ("crops128", "photos480")
+        for pair in read_pairs(data / f"train/{kind}_HR", data / f"train/{kind}_LR_bicubic/X{scale}", scale)
+    ]
+
+
+def validation_images(data: Path, scale: int) -> list[Pair]:
+    """Return the images on which settings may be chosen."""
+    return read_pairs(data / "val/HR", data / f"val/LR_bicubic/X{scale}", scale)
+
+
+def finish(cell: Cell, data: Path, folder: Path) -> Row:
+    """Train a cell to its end and measure it."""
+    described = NETWORKS[cell.network]
+    if cell.method == "bicubic":
+        return _row(cell, bicubic(described.scale), NO_COST, Progress(), data)
+    widths: dict[str, tuple[int, int]] = {}
+    if cell.method == "float":
+        model, progress = _float(described, data), Progress()
+    elif cell.method == "minmax":
+        model, progress = _minmax(cell, described, data), Progress()
+        widths = own_widths(model)
+    elif cell.method in nni_quantizers.QUANTIZERS:
+        model, progress = _trained(cell, described, data, folder)
+        widths = {name: (cell.bits, cell.bits) for name, _ in model.named_modules() if re.match(described.body, name)}
+    else:
+        model, progress = _trained(cell, described, data, folder)
+        widths = own_widths(model.eval())
+    with evaluating(model):
+        return _row(cell, network(model), cost(model, described.scale, widths), progress, data)
+
+
+def _float(described: Network, data: Path) -> torch.nn.Module:
+    model = build_float(described.block)
+    checkpoint.load_weights(model, data / "weights" / described.weights)
+    return model.eval()
+
+
+def _minmax(cell: Cell, described: Network, data: Path) -> torch.nn.Module:
+    """Quantize without training: minimum and maximum of weights and, over ``CALIBRATION_BATCHES``, of activations."""
+    block = {
+        "quantizer": "ddtb",
+        "bits": cell.bits,
+        "wiring": cell.wiring,
+        "calibration": "percentile",
+        "weight_range": "percentile",
+        "percentile": 100.0,
+    }
+    model = insert_quantizers(_float(described, data), options_from(block))
+    patches = Patches(
+        training_images(data, described.scale), described.scale, PROTOCOL.patch, PROTOCOL.batch, cell.seed
+    )
+    calibrate(model, (patches.batch(index)["lq"] for index in range(1, CALIBRATION_BATCHES + 1)))
+    return model
+
+
+def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[torch.nn.Module, Progress]:
+    scale = described.scale
+    weights = data / "weights" / described.weights
+    patches = Patches(training_images(data, scale), scale, PROTOCOL.patch, PROTOCOL.batch, cell.seed)
+    validation = centres(validation_images(data, scale), scale, QUICK_SIDE)
+    if cell.method in nni_quantizers.QUANTIZERS:
+        return nni_quantizers.train(cell, described, weights, folder, patches, validation)
+    return train(cell, options(cell, described, weights, folder), folder, patches, validation, PROTOCOL.crop)
+
+
+def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: Path) -> Row:
+    scale = NETWORKS[cell.network].scale
+    sets = {
+        name: read_pairs(data / f"benchmark/{name}/HR", data / f"benchmark/{name}/LR_bicubic/X{scale}", scale)
+        for name in ("Set5", "Set14")
+    }
+    machine = this_machine()
+    set5, set14 = (score(upscale, pairs, PROTOCOL.crop) for pairs in sets.values())
+    return Row(
+        cell=cell.name,
+        network=cell.network,
+        method=cell.method,
+        wiring=cell.wiring if cell.bits < 32 else "",
+        recipe=cell.recipe if cell.bits < 32 else "",
+        bits=cell.bits,
+        seed=cell.seed,
+        iterations=progress.iteration,
+        set5_psnr=set5.psnr,
+        set5_ssim=set5.ssim,
+        set14_psnr=set14.psnr,
+        set14_ssim=set14.ssim,
+        val_psnr=score(upscale, validation_images(data, scale), PROTOCOL.crop).psnr,
+        minutes=progress.seconds / 60,
+        commit=machine.commit or "unknown",
+        date=machine.date,
+        machine=f"{machine.processor} ({machine.instruction_set}), {machine.cores} cores",
+        **dataclasses.asdict(price),
+    )

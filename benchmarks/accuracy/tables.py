@@ -1,0 +1,208 @@
+"""Make the tables and plots of the accuracy benchmark from its CSV.
+
+    python benchmarks/accuracy/tables.py                             # benchmarks/results/accuracy.md, accuracy.png
+    python benchmarks/accuracy/tables.py --merge other/accuracy.csv  # add the rows of another machine's table first
+
+``--curves`` draws the runs of accuracy_runs/ as they train, finished or not, into accuracy_curves.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import matplotlib  # noqa: E402
+
+matplotlib.use("Agg")
+from cells import PROTOCOL, RECIPES, Cell, queue  # noqa: E402
+from matplotlib import pyplot  # noqa: E402
+from results import CSV, Row, add_row, read_rows  # noqa: E402
+
+from srq_nni.atomic import atomic_file  # noqa: E402
+
+HEADER = (
+    "contender",
+    "wiring",
+    "recipe",
+    "bits",
+    "seed",
+    "Set5",
+    "Set14",
+    "lost",
+    "coverage",
+    "M params",
+    "body kB",
+    "TBOPs",
+    "min",
+    "",
+)
+MARK = {4: 0.3, 3: 0.5, 2: 0.75}  # dB on Set5 that DDTB published as lost on EDSR-baseline x2 after 60,000 iterations
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the Markdown table of one network, in the order of the queue."""
+    float_row = next((row for row in rows if row.method == "float"), None)
+    lines = ["| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
+    lines += ["| " + " | ".join(_columns(row, float_row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _columns(row: Row, float_row: Row | None) -> list[str]:
+    lost = "" if float_row is None else f"{float_row.set5_psnr - row.set5_psnr:+.3f}"
+    short = f"{row.iterations} it." if row.minutes and row.iterations != PROTOCOL.iterations else ""
+    return [
+        row.method,
+        row.wiring or "–",
+        row.recipe or "–",
+        str(row.bits) if row.bits < 32 else "–",
+        str(row.seed) if row.minutes else "–",
+        f"{row.set5_psnr:.3f} / {row.set5_ssim:.4f}",
+        f"{row.set14_psnr:.3f} / {row.set14_ssim:.4f}",
+        lost if row.method != "float" else "0",
+        f"{100 * row.coverage:.1f} %",
+        _number(row.size, 3),
+        _number(row.body_kb, 1),
+        _number(row.bops, 2),
+        f"{row.minutes:.0f}",
+        short,
+    ]
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def halves(rows: Iterable[Row]) -> list[str]:
+    """Return, for each bit width, what the recommended recipe of DDTB loses beside the official one, as sentences."""
+    found = {(row.recipe, row.bits): row for row in rows if row.method == "ddtb" and row.seed == 1}
+    float_row = next((row for row in rows if row.method == "float"), None)
+    sentences = []
+    for bits in (8, 4, 3, 2):
+        official, recommended = found.get(("official", bits)), found.get(("recommended", bits))
+        if float_row is None or official is None or recommended is None:
+            continue
+        losses = [float_row.set5_psnr - row.set5_psnr for row in (official, recommended)]
+        share = f", {losses[1] / losses[0]:.0%} of it" if losses[0] > 0 and losses[1] > 0 else ""
+        mark = f"; published on EDSR-baseline x2: {MARK[bits]}" if bits in MARK else ""
+        sentences.append(
+            f"- {bits} bits: official loses {losses[0]:.3f} dB on Set5, recommended {losses[1]:.3f}{share}{mark}."
+        )
+    return sentences
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Return rows in the order of the queue; cells that the queue no longer has come last."""
+    places = {cell.name: place for place, cell in enumerate(queue())}
+    return sorted(rows, key=lambda row: places.get(row.cell, len(places)))
+
+
+def document(rows: Sequence[Row]) -> str:
+    """Return the Markdown page."""
+    origins = sorted({f"{row.date}, commit {row.commit}, {row.machine}" for row in rows})
+    waiting = [cell.name for cell in queue() if cell.name not in {row.cell for row in rows}]
+    recipes = [f"- `{name}`: {recipe.note}" for name, recipe in RECIPES.items()]
+    parts = [
+        "# Accuracy under protocol P",
+        f"{PROTOCOL.iterations} iterations of {PROTOCOL.batch} LR patches of {PROTOCOL.patch}x{PROTOCOL.patch}, x2, "
+        "Adam, L1 + SKT, from pretrained float weights; Y-PSNR / SSIM, crop 2, last iteration, nothing chosen here. "
+        "`lost` is dB on Set5 to the float network, coverage the share of MACs with two quantized operands, "
+        "M params in 32-bit equivalents, TBOPs for 1280x720, min of CPU time of training. Recipes:",
+        "\n".join(recipes),
+    ]
+    for network in dict.fromkeys(row.network for row in rows):
+        own = in_order(row for row in rows if row.network == network)
+        parts += [f"## {network} x2", table(own)]
+        if sentences := halves(own):
+            parts.append("\n".join(sentences))
+    parts.append("Measured: " + "; ".join(origins) + ".")
+    if waiting:
+        parts.append(
+            f"Not run yet: {len(waiting)} of {len(queue())} cells. `python benchmarks/accuracy/run.py` runs them, the "
+            f"most telling first: {', '.join(f'`{name}`' for name in waiting[:8])}, .."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw Set5 PSNR over bits, a line for each contender of seed 1 of the first network."""
+    own = [row for row in rows if row.network == rows[0].network]
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for name in dict.fromkeys((row.method, row.wiring, row.recipe) for row in in_order(own) if row.bits < 32):
+        points = sorted(
+            (row.bits, row.set5_psnr) for row in own if (row.method, row.wiring, row.recipe) == name and row.seed == 1
+        )
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=" ".join(name))
+    for row in own:
+        if row.bits == 32:
+            axes.axhline(row.set5_psnr, color="grey", linestyle=":" if row.method == "bicubic" else "--")
+            axes.annotate(row.method, (8.05, row.set5_psnr), color="grey", va="bottom", ha="right")
+    axes.set(
+        xlabel="bits of weights and activations", ylabel="Y-PSNR on Set5, dB", title=f"{own[0].network} x2, protocol P"
+    )
+    axes.set_xticks([2, 3, 4, 8])
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def plot_curves(work: Path, path: Path) -> None:
+    """Draw the validation PSNR of all runs in a work folder over their iterations."""
+    named = {cell.name: cell for cell in queue()}
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for log in sorted(work.glob("*/progress.json")):
+        curve = json.loads(log.read_text())["curve"]
+        if curve:
+            axes.plot(
+                [point[0] for point in curve], [point[1] for point in curve], marker=".", label=_label(named, log)
+            )
+    axes.set(xlabel="iteration", ylabel="Y-PSNR on crops of val/, dB", title="protocol P, while it trains")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _label(named: dict[str, Cell], log: Path) -> str:
+    cell = named.get(log.parent.name)
+    return (
+        log.parent.name
+        if cell is None
+        else f"{cell.method} {cell.wiring} {cell.recipe} {cell.bits} bits, seed {cell.seed}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=CSV, help="CSV of run.py")
+    parser.add_argument("--merge", type=Path, nargs="*", default=[], help="CSV files whose rows are added to it first")
+    parser.add_argument("--curves", type=Path, metavar="WORK", help="work folder whose runs are drawn")
+    args = parser.parse_args(argv)
+    for other in args.merge:
+        if not other.is_file():
+            parser.error(f"--merge: '{other}' is no file; give a CSV that run.py wrote")
+        add_row(args.table, *read_rows(other).values())
+    rows = list(read_rows(args.table).values())
+    if not rows:
+        parser.error(f"--table: '{args.table}' has no rows yet; run run.py first")
+    with atomic_file(args.table.with_suffix(".md")) as file:
+        file.write(document(rows).encode())
+    plot(in_order(rows), args.table.with_suffix(".png"))
+    if args.curves is not None:
+        plot_curves(args.curves, args.table.with_name(f"{args.table.stem}_curves.png"))
+    print(document(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The accuracy benchmark on a cell of a few iterations: it resumes bit for bit, and what it measures is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.sr_data import REPOSITORY, SHARED
+
+FOLDER = REPOSITORY / "benchmarks"
+sys.path[:0] = [str(FOLDER / "accuracy"), str(FOLDER)]
+
+import cells  # noqa: E402
+import images  # noqa: E402
+import measure  # noqa: E402
+import measuring  # noqa: E402
+import nni_quantizers  # noqa: E402
+import pipeline  # noqa: E402
+import results  # noqa: E402
+import run  # noqa: E402
+import tables  # noqa: E402
+
+OWN = dataclasses.replace(cells.NETWORKS["EDSR-32x5"], weights="EDSR_x2_f32b5.pth")
+WEIGHTS = REPOSITORY / "weights" / OWN.weights
+SHORT = dataclasses.replace(cells.PROTOCOL, batch=2, patch=16, calibration_iters=2, static_iters=1)
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs shared/data, which is no part of the repository")
+
+
+@pytest.fixture
+def pairs(photo_folders: Path) -> list[images.Pair]:
+    return images.read_pairs(photo_folders / "HR", photo_folders / "LR_bicubic" / "X2", 2)
+
+
+@pytest.fixture
+def frequent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module in (pipeline, nni_quantizers):
+        monkeypatch.setattr(module, "CHECKPOINT_FREQUENCY", 2)
+        monkeypatch.setattr(module, "CURVE_FREQUENCY", 3)
+    yield
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: it stands for Ctrl-C
+    pass
+
+
+class Until(images.Patches):
+    """Patches that break off before an iteration."""
+
+    stop = 0
+
+    def batch(self, iteration: int) -> images.Batch:
+        if iteration == self.stop:
+            raise Interrupted
+        return super().batch(iteration)
+
+
+def trained(cell: cells.Cell, folder: Path, pairs: list[images.Pair], stop: int = 0) -> tuple[Any, pipeline.Progress]:
+    patches, crops = Until(pairs, 2, SHORT.patch, SHORT.batch, cell.seed), images.centres(pairs[:2], 2, 16)
+    patches.stop = stop
+    if cell.method in nni_quantizers.QUANTIZERS:
+        return nni_quantizers.train(cell, OWN, WEIGHTS, folder, patches, crops, SHORT)
+    opt = pipeline.options(cell, OWN, WEIGHTS, folder, SHORT)
+    return pipeline.train(cell, opt, folder, patches, crops, SHORT.crop)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        cells.Cell("ddtb", 4, "official", "official", iterations=5),
+        cells.Cell("ddtb", 2, recipe="recommended", iterations=5),
+        cells.Cell("pams", 2, iterations=5),
+        cells.Cell("qat", 4, recipe="nni", iterations=5),
+    ],
+    ids=lambda cell: cell.name,
+)
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
+    cell: cells.Cell, tmp_path: Path, pairs: list[images.Pair], frequent: None
+) -> None:
+    whole, progress = trained(cell, tmp_path / "whole", pairs)
+    with pytest.raises(Interrupted):
+        trained(cell, tmp_path / "cut", pairs, stop=4)
+    resumed, again = trained(cell, tmp_path / "cut", pairs)
+    states = whole.state_dict(), resumed.state_dict()
+    assert [key for key in states[0] if not torch.equal(states[0][key], states[1][key])] == []
+    assert progress.iteration == again.iteration == 5
+    assert [point[:2] for point in map(tuple, progress.curve)] == [point[:2] for point in map(tuple, again.curve)]
+    float_weights = torch.load(WEIGHTS, weights_only=True)["params"]
+    assert not torch.equal(float_weights["conv_first.weight"], states[0]["conv_first.weight"])
+
+
+def test_patches_follow_from_seed_and_iteration(pairs: list[images.Pair]) -> None:
+    one, other = (images.Patches(pairs, 2, 16, 3, seed) for seed in (1, 2))
+    assert torch.equal(one.batch(7)["lq"], images.Patches(pairs, 2, 16, 3, 1).batch(7)["lq"])
+    assert not torch.equal(one.batch(7)["lq"], one.batch(8)["lq"])
+    assert not torch.equal(one.batch(7)["lq"], other.batch(7)["lq"])
+    epoch = [one._image(position) for position in range(len(pairs))]
+    assert sorted(epoch) == list(range(len(pairs)))  # every image once an epoch
+
+
+def test_low_and_high_patches_belong_together() -> None:
+    rows, columns = np.mgrid[0:20, 0:30].astype(np.uint8)
+    low = np.stack([rows, columns, rows], axis=-1)
+    patches = images.Patches([images.Pair(low, low.repeat(2, 0).repeat(2, 1))], 2, 8, 4, 1)
+    seen = [patches.batch(iteration) for iteration in range(1, 7)]
+    for batch in seen:
+        assert torch.equal(batch["gt"][..., ::2, ::2], batch["lq"])
+    red = [image[0] for batch in seen for image in batch["lq"]]  # the number of the row
+    slopes = {(float((r[1, 0] - r[0, 0]).sign()), float((r[0, 1] - r[0, 0]).sign())) for r in red}
+    assert slopes == {(1, 0), (-1, 0), (0, 1), (0, -1)}  # rows rise or fall, down or, transposed, to the right
+
+
+def test_cost_of_the_published_network() -> None:
+    """EDSR-baseline x2 at 4 bits, wiring official and paper: the numbers of methods.md, section 7."""
+    from srq_nni.archs.quantized_arch import QuantizedNetwork
+
+    network = {**cells.NETWORKS["EDSR-64x8"].block, "num_block": 16}
+    for wiring, bops in (("official", 65.1), ("paper", 49.9)):
+        model = QuantizedNetwork(network, {"quantizer": "ddtb", "bits": 4, "wiring": wiring}).eval()
+        price = measure.cost(model, 2, measure.own_widths(model))
+        assert price.bops == pytest.approx(bops, abs=0.06)
+        assert price.size == pytest.approx(0.336, abs=6e-4)
+        assert price.coverage == pytest.approx(0.859 if wiring == "paper" else 0.859 / 2, abs=1e-3)
+        assert price.body_kb == pytest.approx(32 * 36864 * 4 / 8 / 1e3)
+
+
+def row(**changes: Any) -> results.Row:
+    kinds = {"int": 1, "float": 1.5, "str": "x"}
+    values = {field.name: kinds[str(field.type)] for field in dataclasses.fields(results.Row)}
+    return results.Row(**{**values, **changes})
+
+
+def test_rows_survive_and_replace_their_like(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    assert results.read_rows(path) == {}
+    results.add_row(path, row(cell="a"), row(cell="b"))
+    results.add_row(path, row(cell="a", bits=4, size=float("nan")))
+    rows = results.read_rows(path)
+    assert list(rows) == ["a", "b"] and rows["a"].bits == 4 and np.isnan(rows["a"].size)
+
+
+def test_the_page_says_what_a_recipe_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = {"network": "EDSR-32x5", "seed": 1, "iterations": 3000, "minutes": 17.0}
+    rows = [row(cell="f", method="float", bits=32, wiring="", recipe="", set5_psnr=37.38, **base)]
+    for recipe, wiring, psnr in (("official", "official", 36.38), ("recommended", "paper", 36.98)):
+        cell = cells.Cell("ddtb", 4, wiring, recipe)
+        rows.append(row(cell=cell.name, method="ddtb", bits=4, wiring=wiring, recipe=recipe, set5_psnr=psnr, **base))
+    table = tmp_path / "accuracy.csv"
+    results.add_row(tmp_path / "other.csv", *rows)
+    assert tables.main(["--table", str(table), "--merge", str(tmp_path / "other.csv")]) == 0
+    page = table.with_suffix(".md").read_text()
+    assert page == capsys.readouterr().out.removesuffix("\n")
+    assert "official loses 1.000 dB on Set5, recommended 0.400, 40% of it; published on EDSR-baseline x2: 0.3." in page
+    assert f"Not run yet: {len(cells.queue()) - 2} of {len(cells.queue())} cells." in page
+    assert table.with_suffix(".png").stat().st_size > 5000
+
+
+def test_the_queue_has_no_cell_twice_and_every_recipe() -> None:
+    names = [cell.name for cell in cells.queue()]
+    assert len(names) == len(set(names))
+    for cell in cells.queue():
+        assert cell.recipe in cells.RECIPES or cell.method in (*nni_quantizers.QUANTIZERS, "minmax", "float", "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--jobs", "0"], "--jobs: 0 is not allowed; give at least 1"),
+        (["--only", "nothing"], "--only: 'nothing' matches no cell; --list shows all names"),
+        (["--only", "("], "--only: '(' is not a pattern"),
+        (["--cell", "EDSR"], "--cell: 'EDSR' is not in the queue; --list shows all names"),
+        (["--data", "/nowhere"], "--data: '/nowhere' is no folder"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [] if "--data" in arguments else ["--data", str(tmp_path)]
+    with pytest.raises(SystemExit) as caught:
+        run.main([*arguments, *data, "--table", str(tmp_path / "table.csv")])
+    assert message in capsys.readouterr().err + str(caught.value)
+
+
+def test_the_list_shows_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "table.csv"
+    results.add_row(table, row(cell="EDSR-32x5-float"))
+    assert run.main(["--list", "--table", str(table)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "done EDSR-32x5-float" in lines and "     EDSR-32x5-bicubic" in lines
+
+
+@needs_shared
+def test_set5_of_the_float_network_and_of_bicubic() -> None:
+    network = cells.NETWORKS["EDSR-32x5"]
+    pairs = images.read_pairs(SHARED / "benchmark/Set5/HR", SHARED / "benchmark/Set5/LR_bicubic/X2", 2)
+    assert measure.score(measure.bicubic(2), pairs, 2).psnr == pytest.approx(cells.BICUBIC[0], abs=0.02)
+    model = measuring._float(network, SHARED)
+    with measure.evaluating(model):
+        assert measure.score(measure.network(model), pairs, 2).psnr == pytest.approx(network.set5, abs=2e-3)
