@@ -22,20 +22,29 @@ def train(rank: int, method: str, folder: str, photographs: str) -> None:
     store = distributed.FileStore(f"{folder}/store", 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     options: dict[str, Any] = {"dynamic_ratio": 0.5} if method == "ddtb" else {}
-    quantizer = make(method, network(2), [{"wiring": "deploy", "quant_dtype": "int4"}], **options)
-    model = DistributedDataParallel(quantizer.bound_model)
-    optimizer = torch.optim.Adam(quantizer.parameter_groups(lr=1e-3))
-    model.train()
     own = batches(Path(photographs))[rank]
     data = [own, {name: image.flip(3) for name, image in own.items()}]
-    for _, sample in zip(range(STEPS), endless(data), strict=False):
+    state: dict[str, Any] = {}
+    for part in (STEPS, 2):  # the second part goes on from a state that was loaded after the network was wrapped
+        quantizer = make(method, network(2), [{"wiring": "deploy", "quant_dtype": "int4"}], **options)
+        model = DistributedDataParallel(quantizer.bound_model)
+        if state:
+            quantizer.bound_model.load_state_dict(state)
+        _steps(quantizer, model, data, part)
+        state = quantizer.bound_model.state_dict()
+    torch.save(state, f"{folder}/{rank}.pth")
+    distributed.destroy_process_group()
+
+
+def _steps(quantizer: Any, model: DistributedDataParallel, data: list[Any], number: int) -> None:
+    optimizer = torch.optim.Adam(quantizer.parameter_groups(lr=1e-3))
+    model.train()
+    for _, sample in zip(range(number), endless(data), strict=False):
         optimizer.zero_grad()
         loss = (model(sample["lq"]) - sample["gt"]).abs().mean()
         extra = quantizer.gate_loss()
         (loss if extra is None else loss + extra).backward()
         optimizer.step()
-    torch.save(quantizer.bound_model.state_dict(), f"{folder}/{rank}.pth")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
