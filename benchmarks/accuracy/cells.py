@@ -76,6 +76,7 @@ class Protocol:
 
 
 PROTOCOL = Protocol()
+ABLATION = 600  # iterations of the cells that change one thing of a recipe
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,14 @@ class Recipe:
     note: str = ""
 
 
+def adam(lr: float) -> dict[str, Any]:
+    """Return ``train: optim_g``."""
+    return {"type": "Adam", "lr": lr, "betas": [0.9, 0.999], "weight_decay": 0}
+
+
+LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
 COSINE = {
-    "optim_g": {"type": "Adam", "lr": 5e-4, "betas": [0.9, 0.999], "weight_decay": 0},
+    "optim_g": adam(5e-4),
     "optim_q": {"relative_lr": 2e-3},
     "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
     "warmup_iter": 300,
@@ -103,10 +110,23 @@ RECIPES = {
     "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
     "default": Recipe(note="srq's defaults, wiring paper"),
     "recommended": Recipe(
-        {"calibration": "mse", "weight_range": "mse"},
+        LEAST_ERROR,
         COSINE,
         "bounds and weights of least squared error, relative steps of bounds, lr 5e-4 with warm-up and cosine decay",
     ),
+    **{
+        f"recommended, {name}": recipe
+        for name, recipe in {
+            "bounds from the percentile": Recipe({"weight_range": "mse"}, COSINE),
+            "weights from the percentile": Recipe({"calibration": "mse"}, COSINE),
+            "bounds lr 1e-2": Recipe(LEAST_ERROR, {**COSINE, "optim_q": {"lr": 1e-2}}),
+            "lr of protocol P": Recipe(LEAST_ERROR, {"optim_q": {"relative_lr": 2e-3}}),
+            "lr 1e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-3)}),
+            "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
+            "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
+            "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
+        }.items()
+    },
     "no-skt": Recipe(
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
@@ -140,7 +160,8 @@ class Cell:
         """Return the key of this cell in the table and the name of its folder."""
         parts = [self.network, self.method]
         if self.bits < 32:
-            parts += [self.wiring, self.recipe, f"{self.bits}bit", f"seed{self.seed}"]
+            recipe = self.recipe.replace(", ", "-").replace(" ", "_")
+            parts += [self.wiring, recipe, f"{self.bits}bit", f"seed{self.seed}"]
         if self.iterations != PROTOCOL.iterations:
             parts.append(f"{self.iterations}iterations")
         return "-".join(parts)
@@ -159,8 +180,13 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, "official", "official")
     for bits in (4, 2, 3, 8):
         yield Cell("ddtb", bits, recipe="recommended")
+    for recipe in RECIPES:
+        if recipe.startswith("recommended"):
+            yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for bits in (4, 2, 3, 8):
         yield Cell("ddtb", bits)
+    for bits in (4, 2):
+        yield Cell("pams", bits, recipe="recommended")
     for bits in (2, 4, 8, 3):
         yield Cell("pams", bits, "official", "official")
     for bits in (2, 4, 3, 8):

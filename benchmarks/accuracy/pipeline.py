@@ -50,12 +50,16 @@ class Progress:
 
 
 def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
-    """Return the BasicSR options of a cell; the YAML of the same run would hold the same keys."""
+    """Return the BasicSR options of a cell; the YAML of the same run would hold the same keys.
+
+    A cell with fewer iterations than the protocol goes through the same phases and schedule, all shorter alike.
+    """
     recipe = RECIPES[cell.recipe]
+    share = cell.iterations / protocol.iterations
     quantization = {"quantizer": cell.method, "bits": cell.bits, "wiring": cell.wiring}
-    phases = {"calibration_iters": protocol.calibration_iters}
+    phases = {"calibration_iters": round(share * protocol.calibration_iters)}
     if cell.method == "ddtb":
-        phases |= {"static_iters": protocol.static_iters, "dynamic_ratio": protocol.dynamic_ratio}
+        phases |= {"static_iters": round(share * protocol.static_iters), "dynamic_ratio": protocol.dynamic_ratio}
     train = {
         "optim_g": {"type": "Adam", "lr": protocol.lr, "betas": [0.9, 0.999], "weight_decay": 0},
         "optim_q": {"lr": protocol.bounds_lr},
@@ -66,6 +70,7 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
     }
     # A copy: BasicSR takes keys out of the blocks that it reads.
     train = copy.deepcopy({key: value for key, value in {**train, **recipe.train}.items() if value is not None})
+    _shorten(train, share)
     return {
         "name": cell.name,
         "model_type": "QuantSRModel",
@@ -86,6 +91,16 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
         },
         "train": {**train, "total_iter": cell.iterations},
     }
+
+
+def _shorten(train: dict[str, Any], share: float) -> None:
+    """Give a run of another length the same schedule in proportion."""
+    scheduler = train["scheduler"]
+    for key in ("milestones", "periods"):
+        if key in scheduler:
+            scheduler[key] = [max(round(share * iteration), 1) for iteration in scheduler[key]]
+    if "warmup_iter" in train:
+        train["warmup_iter"] = max(round(share * train["warmup_iter"]), 1)
 
 
 def _resumed(opt: dict[str, Any], iteration: int) -> QuantSRModel:

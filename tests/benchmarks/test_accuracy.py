@@ -29,7 +29,7 @@ import tables  # noqa: E402
 
 OWN = dataclasses.replace(cells.NETWORKS["EDSR-32x5"], weights="EDSR_x2_f32b5.pth")
 WEIGHTS = REPOSITORY / "weights" / OWN.weights
-SHORT = dataclasses.replace(cells.PROTOCOL, batch=2, patch=16, calibration_iters=2, static_iters=1)
+SHORT = dataclasses.replace(cells.PROTOCOL, iterations=5, batch=2, patch=16, calibration_iters=2, static_iters=1)
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs shared/data, which is no part of the repository")
 
 
@@ -203,3 +203,16 @@ def test_set5_of_the_float_network_and_of_bicubic() -> None:
     model = measuring._float(network, SHARED)
     with measure.evaluating(model):
         assert measure.score(measure.network(model), pairs, 2).psnr == pytest.approx(network.set5, abs=2e-3)
+
+
+def test_a_shorter_run_has_the_same_schedule_in_proportion(tmp_path: Path) -> None:
+    whole, short = (
+        pipeline.options(cells.Cell("ddtb", 2, recipe="recommended", iterations=length), OWN, WEIGHTS, tmp_path)
+        for length in (3000, 600)
+    )
+    assert [whole["quantization"][key] for key in ("calibration_iters", "static_iters")] == [100, 400]
+    assert [short["quantization"][key] for key in ("calibration_iters", "static_iters")] == [20, 80]
+    assert whole["train"]["warmup_iter"] == 300 and short["train"]["warmup_iter"] == 60
+    assert whole["train"]["scheduler"]["periods"] == [3000] and short["train"]["scheduler"]["periods"] == [600]
+    stepped = pipeline.options(cells.Cell("ddtb", 2, iterations=600), OWN, WEIGHTS, tmp_path)
+    assert stepped["train"]["scheduler"]["milestones"] == [200, 400]
