@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 WIRINGS = ("official", "paper", "deploy")
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
 
 
 @dataclass(frozen=True)
 class Network:
-    """A pretrained float network of shared/data/weights.
+    """A pretrained float network.
 
     Attributes:
         block: ``network_g`` of BasicSR.
-        weights: file name.
+        weights: file name below weights/ of the data, or of the repository.
         set5, set14: Y-PSNR in dB that the float network must reproduce.
         body: pattern over the names of the body's convolutions, for quantizers that know no preset.
         feature: module whose input SKT compares.
+        shipped: the weights are those of the repository.
     """
 
     block: Mapping[str, Any]
@@ -32,6 +35,11 @@ class Network:
     set14: float
     body: str = r"body\.\d+\.conv[12]$"
     feature: str = "upsample"
+    shipped: bool = False
+
+    def weights_in(self, data: Path) -> Path:
+        """Return the path of the float weights."""
+        return (REPOSITORY if self.shipped else data) / "weights" / self.weights
 
     @property
     def scale(self) -> int:
@@ -51,9 +59,12 @@ def _edsr(features: int, blocks: int, mean: list[float]) -> dict[str, Any]:
     }
 
 
+DIV2K_MEAN = [0.4488, 0.4371, 0.4040]
 NETWORKS = {
     "EDSR-32x5": Network(_edsr(32, 5, [0.0, 0.0, 0.0]), "EDSR_x2_f32b5.pth", 37.380, 32.979),
-    "EDSR-64x8": Network(_edsr(64, 8, [0.4488, 0.4371, 0.4040]), "EDSR_x2_f64b8.pth", 37.804, 33.379),
+    "EDSR-64x8": Network(_edsr(64, 8, DIV2K_MEAN), "EDSR_x2_f64b8.pth", 37.804, 33.379),
+    # Trained by this repository's own pipeline, so what is quantized from it may be shipped, too.
+    "EDSR-32x5-shipped": Network(_edsr(32, 5, DIV2K_MEAN), "EDSR_x2_f32b5.pth", 37.40, 32.99, shipped=True),
 }
 BICUBIC = (33.67, 30.33)  # Y-PSNR x2 in dB on Set5 and Set14 that the harness must reproduce
 
@@ -183,6 +194,8 @@ def _queue() -> Iterator[Cell]:
     for recipe in RECIPES:
         if recipe.startswith("recommended"):
             yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
+    for bits in (4, 2):
+        yield Cell("ddtb", bits, recipe="recommended", network="EDSR-32x5-shipped")
     for bits in (4, 2, 3, 8):
         yield Cell("ddtb", bits)
     for bits in (4, 2):

@@ -62,7 +62,7 @@ def finish(cell: Cell, data: Path, folder: Path) -> Row:
 
 def _float(described: Network, data: Path) -> torch.nn.Module:
     model = build_float(described.block)
-    checkpoint.load_weights(model, data / "weights" / described.weights)
+    checkpoint.load_weights(model, described.weights_in(data))
     return model.eval()
 
 
@@ -86,7 +86,7 @@ def _minmax(cell: Cell, described: Network, data: Path) -> torch.nn.Module:
 
 def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[torch.nn.Module, Progress]:
     scale = described.scale
-    weights = data / "weights" / described.weights
+    weights = described.weights_in(data)
     patches = Patches(training_images(data, scale), scale, PROTOCOL.patch, PROTOCOL.batch, cell.seed)
     validation = centres(validation_images(data, scale), scale, QUICK_SIDE)
     if cell.method in nni_quantizers.QUANTIZERS:

@@ -23,6 +23,7 @@ import measure  # noqa: E402
 import measuring  # noqa: E402
 import nni_quantizers  # noqa: E402
 import pipeline  # noqa: E402
+import publish  # noqa: E402
 import results  # noqa: E402
 import run  # noqa: E402
 import tables  # noqa: E402
@@ -159,6 +160,61 @@ def test_the_page_says_what_a_recipe_saves(tmp_path: Path, capsys: pytest.Captur
     assert "official loses 1.000 dB on Set5, recommended 0.400, 40% of it; published on EDSR-baseline x2: 0.3." in page
     assert f"Not run yet: {len(cells.queue()) - 2} of {len(cells.queue())} cells." in page
     assert table.with_suffix(".png").stat().st_size > 5000
+    assert "One change at a time" not in page
+
+
+def test_shorter_runs_have_a_section_of_their_own() -> None:
+    base = {"network": "EDSR-32x5", "method": "ddtb", "bits": 2, "wiring": "paper", "seed": 1}
+    rows = [
+        row(cell=recipe, recipe=recipe, iterations=length, val_psnr=psnr, set5_psnr=36.0, **base)
+        for recipe, length, psnr in (
+            ("recommended", 3000, 34.0),
+            ("recommended", 600, 33.5),
+            ("recommended, lr 1e-3", 600, 33.625),
+            ("recommended, without gates", 600, 33.25),
+        )
+    ]
+    page = tables.document(rows)
+    assert "## One change at a time, 600 iterations" in page
+    order = [
+        page.index(line)
+        for line in (
+            "| recommended, lr 1e-3 | 2 | 33.625 | +0.125 | 36.000 |",
+            "| recommended | 2 | 33.500 |  | 36.000 |",
+            "| recommended, without gates | 2 | 33.250 | -0.250 | 36.000 |",
+        )
+    ]
+    assert order == sorted(order)
+    assert page.count("| ddtb |") == 1, "the table of whole runs has the whole run alone"
+
+
+def test_a_shipped_network_is_packed_with_its_card(
+    tmp_path: Path, pairs: list[images.Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cells.Cell("ddtb", 4, recipe="recommended", network="EDSR-32x5-shipped", iterations=5)
+    assert cells.NETWORKS[cell.network].weights_in(tmp_path) == WEIGHTS
+    model, _ = trained(cell, tmp_path / "work" / cell.name, pairs)
+    with measure.evaluating(model):
+        psnr = measure.score(measure.network(model), pairs, 2).psnr
+    base = {"network": cell.network, "set5_psnr": psnr, "coverage": 0.646, "seed": 1}
+    quantized = row(cell=cell.name, method="ddtb", bits=4, wiring="paper", recipe="recommended", iterations=5, **base)
+    results.add_row(tmp_path / "t.csv", quantized, row(cell=cells.Cell("float", 32, network=cell.network).name, **base))
+    monkeypatch.setattr(publish, "queue", lambda: [cell])
+    monkeypatch.setattr(publish, "read_pairs", lambda *_: pairs)
+    arguments = [
+        f"--{name}={tmp_path / place}" for name, place in (("work", "work"), ("table", "t.csv"), ("output", "."))
+    ]
+    assert publish.main(arguments) == 0
+    file = tmp_path / "EDSR_x2_f32b5_ddtb_4bit.safetensors"
+    assert 100_000 < file.stat().st_size < 300_000
+    text = file.with_suffix(".md").read_text()
+    for part in ("DDTB, 4 bits", "64.6%", "5 iterations of 16 LR patches of 32x32", f"{psnr:.3f} / ", "Apache-2.0"):
+        assert part in text
+
+    results.add_row(tmp_path / "t.csv", dataclasses.replace(quantized, set5_psnr=psnr + 0.01))
+    with pytest.raises(SystemExit, match="the packed network has"):
+        publish.main(arguments)
+    assert not file.exists()
 
 
 def test_the_queue_has_no_cell_twice_and_every_recipe() -> None:
