@@ -21,6 +21,33 @@ def bar(what: str, total: int | None = None, unit: str = "it") -> tqdm:
     return tqdm(total=total, desc=what, unit=unit, disable=None, leave=False, dynamic_ncols=True)
 
 
+class Calibration:
+    """The bar of the first phase of a training, which comes with its first iteration and goes with its last.
+
+    Args:
+        iterations: length of the phase.
+    """
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+        self._bar: tqdm | None = None
+
+    def reached(self, iteration: int) -> None:
+        """Show that so many iterations of the training, the calibration and what follows, have ended."""
+        if self._bar is None and iteration < self.iterations:
+            self._bar = bar("Calibrating", self.iterations, "iteration")
+        if self._bar is not None:
+            self._bar.update(iteration - self._bar.n)
+            if iteration >= self.iterations:
+                self.close()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 class Tracked(Generic[T]):
     """An iterable with a bar; its other attributes (a loader's ``dataset``) are those of the iterable."""
 

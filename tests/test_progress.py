@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from srq_nni.cli.main import main
-from srq_nni.progress import track
+from srq_nni.compression.evaluator import LoopEvaluator
+from srq_nni.progress import Calibration, track
+from tests.compression.doors import Loop, batches, make, network
 from tests.sr_data import float_checkpoint, train_options, write_yaml
 
 
@@ -34,6 +36,36 @@ def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track(iter([1, 2]), "Counting")) == [1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_of_a_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where a resumed run does, and neither comes late nor stays."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    shown = Calibration(3)
+    shown.reached(1)
+    assert shown._bar is not None and shown._bar.n == 1
+    for iteration in range(2, 6):
+        shown.reached(iteration)
+    assert "Calibrating:" in sys.stderr.getvalue() and "/3" in sys.stderr.getvalue() and shown._bar is None
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    Calibration(0).reached(0)
+    Calibration(3).reached(3)
+    assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_nni_shows_calibration(
+    method: str, terminal: bool, photo_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Terminal() if terminal else io.StringIO()
+    entries = [{"wiring": "paper", "quant_dtype": "int4"}]
+    quantizer = make(method, network(), entries, LoopEvaluator(Loop(batches(photo_folders))))
+    monkeypatch.setattr(sys, "stderr", written)
+    quantizer.compress(max_steps=4, max_epochs=None)
+    assert ("Calibrating:" in written.getvalue()) == terminal
+    assert ("0/2" in written.getvalue()) == terminal
+    assert quantizer.clock.watch is None
 
 
 @pytest.mark.parametrize("terminal", [True, False])

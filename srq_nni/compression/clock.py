@@ -51,6 +51,7 @@ class TrainingClock:
 
     Attributes:
         steps: turns the optimizer's steps of the bounds into relative ones, if set.
+        watch: called with the number of steps that have ended, if set.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class TrainingClock:
         self.phase: Phase | None = None
         self.count = 0  # what the buffer holds, on the host
         self.steps: RelativeSteps | None = None
+        self.watch: Callable[[int], None] | None = None
         self._owner, self._step = owner, step
         owner.register_buffer(step, torch.zeros((), dtype=torch.int64))
         self._in_training: list[nn.Module] = []  # modules to put back into training after an observation
@@ -180,6 +182,8 @@ class TrainingClock:
             self.count += 1
             self._owner.get_buffer(self._step).add_(1)
             self._untrained_steps = 0
+            if self.watch is not None:
+                self.watch(self.count)
 
     def _check_trained(self, optimizer: Optimizer) -> None:
         self._untrained_steps += not self._trains_bounds(optimizer)

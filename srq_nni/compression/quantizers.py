@@ -28,6 +28,7 @@ from srq_nni.compression.profiles import apply_profile
 from srq_nni.compression.sites import quantization_sites
 from srq_nni.compression.wrapper import APPLY_METHOD, QuantizingWrapper, quantizer_of, register_module_type
 from srq_nni.errors import OptionError, QuantizationError
+from srq_nni.progress import Calibration
 from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT, quantizer_name
@@ -146,7 +147,7 @@ class PublishedQuantizer(Quantizer):
         self._fusion_compress(max_steps, max_epochs)
 
     def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
-        """Train through the evaluator.
+        """Train through the evaluator; on a terminal a bar shows the calibration.
 
         Args:
             max_steps: number of steps of the optimizer, or None.
@@ -170,7 +171,14 @@ class PublishedQuantizer(Quantizer):
                 f"max_steps: {max_steps} ends while ddtb only observes; give more than calibration_iters "
                 f"({self.options.calibration_iters}), or lower those"
             )
-        return super().compress(max_steps, max_epochs)
+        shown = Calibration(self.options.calibration_iters)
+        self.clock.watch = shown.reached
+        try:
+            shown.reached(self.clock.count)
+            return super().compress(max_steps, max_epochs)
+        finally:
+            self.clock.watch = None
+            shown.close()
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         if self.method == "ddtb":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from srq_nni.progress import bar, track
+from srq_nni.progress import Calibration, track
 
 
 @contextmanager
@@ -45,16 +45,11 @@ def _with_bars(build: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, An
 
 
 def _calibrating(step: Callable[[int], None], iterations: int) -> Callable[[int], None]:
-    progress: list[Any] = []
+    shown = Calibration(iterations)
 
     def optimize_parameters(current_iter: int) -> None:
-        if current_iter <= iterations and not progress:
-            progress.append(bar("Calibrating", iterations, "iteration"))
-            progress[0].update(current_iter - 1)
+        shown.reached(current_iter - 1)
         step(current_iter)
-        if progress:
-            progress[0].update()
-            if current_iter >= iterations:
-                progress.pop().close()
+        shown.reached(current_iter)
 
     return optimize_parameters

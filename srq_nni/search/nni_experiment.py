@@ -16,22 +16,26 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
-from tqdm import tqdm
 
 from srq_nni.atomic import atomic_file
 from srq_nni.errors import OptionError
+from srq_nni.progress import bar
 from srq_nni.search.measure import Measurement
 from srq_nni.search.setup import Problem
+
+if TYPE_CHECKING:
+    from srq_nni.search.nni_tuner import TunedHere
 
 LOOPBACK = Path(__file__).with_name("loopback.js")
 LOCAL = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 POLL = 2.0  # seconds
+TRIAL = "-m srq_nni.search.trial spec.json"
+ENDED = ("DONE", "ERROR", "STOPPED")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ def measure_with_nni(problem: Problem, spec: Mapping[str, Any], folder: Path, se
     Raises:
         OptionError: if the manager cannot be started, or cannot be kept on the loopback interface.
     """
-    from nni.experiment import Experiment, ExperimentConfig
+    from nni.experiment import ExperimentConfig
+
+    from srq_nni.search.nni_tuner import TunedHere
 
     units = [unit.name for unit in problem.units if not _is_known(problem, unit.name)]
     if not units:
@@ -108,28 +114,29 @@ def measure_with_nni(problem: Problem, spec: Mapping[str, Any], folder: Path, se
     interpreter = sys.executable if service.is_local else "python3"
     config = ExperimentConfig(
         experiment_name="srq search",
-        trial_command=f"{interpreter} -m srq_nni.search.trial spec.json",
+        trial_command=f"{interpreter} {TRIAL}",
         trial_code_directory=str(code.resolve()),
         search_space={"unit": {"_type": "choice", "_value": units}},
         trial_concurrency=max((os.cpu_count() or 2) // 2, 1),
         trial_gpu_number=0,
         max_trial_number=len(units),
-        tuner={"name": "GridSearch"},
+        tuner={"name": "GridSearch"},  # which runs in this process
         training_service=dict(service.block),
         experiment_working_directory=str((folder / "nni" / "experiments").resolve()),
     )
-    experiment = Experiment(config)
+    experiment = TunedHere(config)
     port = _free_port()
     try:
-        with _on_loopback(not service.listen_anyway), _patient():
-            experiment.start(port)
+        try:
+            with _on_loopback(not service.listen_anyway):
+                experiment.start(port)
+        except (OSError, RuntimeError) as error:
+            raise OptionError(
+                f"--nni: the manager of NNI did not start ({error}); leave --nni out to measure here"
+            ) from error
         if not service.listen_anyway:
             _check_loopback(port)
         _follow(experiment, problem, len(units))
-    except (OSError, RuntimeError) as error:
-        raise OptionError(
-            f"--nni: the manager of NNI did not start ({error}); leave --nni out to measure here"
-        ) from error
     finally:
         experiment.stop()
     return sum(_is_known(problem, name) for name in units), len(units)
@@ -156,18 +163,21 @@ def take_results(problem: Problem, delivered: list[Mapping[str, Any]]) -> int:
     return len(problem.measurer.results) - known
 
 
-def _follow(experiment: Any, problem: Problem, trials: int) -> None:
-    """Wait for the trials, taking each result as it comes."""
-    with tqdm(total=trials, desc="Trials of NNI", disable=None, leave=False) as bar:
+def _follow(experiment: TunedHere, problem: Problem, trials: int) -> None:
+    """Wait for the trials, taking each result as it comes, until they have ended or the manager has."""
+    with bar("Trials of NNI", trials, "trial") as progress:
         while True:
-            status = experiment.get_status()
-            done = [trial.value for trial in experiment.export_data()]
-            take_results(problem, [value for value in done if isinstance(value, dict)])
-            bar.update(len(done) - bar.n)
-            if status in ("DONE", "ERROR", "STOPPED", "NO_MORE_TRIAL") and (
-                status != "NO_MORE_TRIAL" or len(done) >= trials
-            ):
-                return
+            try:
+                status = experiment.get_status()
+                done = [trial.value for trial in experiment.export_data()]
+            except (OSError, RuntimeError):  # a busy manager answers late
+                if not experiment.is_alive:
+                    return
+            else:
+                take_results(problem, [value for value in done if isinstance(value, dict)])
+                progress.update(len(done) - progress.n)
+                if status in ENDED:
+                    return
             time.sleep(POLL)
 
 
@@ -188,19 +198,6 @@ def _on_loopback(wanted: bool) -> Iterator[None]:
             os.environ.pop("NODE_OPTIONS", None)
         else:
             os.environ["NODE_OPTIONS"] = before
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """Let NNI wait a minute for its manager to start; a busy machine needs more than its three seconds."""
-    from nni.experiment import launcher
-
-    check = launcher._check_rest_server
-    launcher._check_rest_server = partial(check, retry=60)
-    try:
-        yield
-    finally:
-        launcher._check_rest_server = check
 
 
 def listening_addresses(port: int) -> set[str]:
