@@ -57,6 +57,7 @@ class EngineRules:
         even_weights: double weight codes that fit twice in int8, with half the scale, where the input is int8, and
             limit such an input by a Clip always, without which OpenVINO makes it uint8. Where codes do not fit twice,
             store the input as uint8 from 0 if nothing can saturate then; see ``byte_products``.
+        loses_scales: guard integer layers without a bias that several nodes read; see ``shared_outputs``.
         integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
@@ -76,6 +77,7 @@ class EngineRules:
     clip: Literal["integer", "float"] = "integer"
     rounds_first: bool = False
     even_weights: bool = False
+    loses_scales: bool = False
     integer_bias: bool = False
     needs_output_quantizer: bool = False
     hoists_quantizers: bool = False
@@ -110,6 +112,7 @@ ENGINES = {
         zero_points=True,
         rounds_first=True,
         even_weights=True,
+        loses_scales=True,
         shuffles_codes=True,
         without_vnni="{count} of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products "
         "of 8-bit codes.",

@@ -26,6 +26,7 @@ from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, r
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.pixel_shuffle import reorder_pixel_shuffles
 from srq_nni.speedup.qdq import QDQWriter
+from srq_nni.speedup.shared_outputs import keep_scales
 from srq_nni.speedup.sources import default_sample
 
 OPSET = 17
@@ -71,6 +72,8 @@ def build_graph(
     _forget_markers(proto)
     if rules.needs_output_quantizer:
         separate_weights(proto, rules)
+    if rules.loses_scales:
+        keep_scales(proto)
     reorder_pixel_shuffles(proto)
     write_metadata(proto, entries)
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
@@ -23,9 +24,12 @@ from basicsr.archs.edsr_arch import EDSR  # noqa: E402
 WEIGHTS = Path(__file__).parents[2] / "weights" / "EDSR_x2_f32b5.pth"
 
 
+astronaut = functools.cache(data.astronaut)
+
+
 def photo(size: int = 32, top: int = 20, left: int = 150) -> torch.Tensor:
     """Return a crop of a photo, (1, 3, size, size), in [0, 1]."""
-    crop = data.astronaut()[top : top + size, left : left + size]
+    crop = astronaut()[top : top + size, left : left + size]
     return torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
 
 

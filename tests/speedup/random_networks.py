@@ -1,5 +1,7 @@
 """Random small networks, exported and compared with the simulator: ``python -m tests.speedup.random_networks``.
 
+``--results FILE`` adds a line of JSON for each comparison; the same command goes on where it was stopped.
+
 Each number is a network, drawn from what architectures do: kernel sizes, strides, groups, dilation, padding modes,
 biases, batch norms, four activations, sums, concatenations, pixel shuffles; both methods, mixed widths, quantizers on
 one operand only, on outputs and on skips, shared ones, bounds on either side of the data, and gates.
@@ -8,12 +10,16 @@ one operand only, on outputs and on skips, shared ones, bounds on either side of
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
+import itertools
+import json
 import random
 import sys
 import tempfile
-import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,25 +175,19 @@ class Outcome:
             ``refused`` (the export said why not); ``WRONG``.
         largest: difference in grey levels over the largest output, if that is above 1.
         tie: distance from the nearest tie, in ranges of its grid.
+        promised, ran: convolutions in integers, by the report of the export and by the engine.
         message: of a refusal or an error.
     """
 
     kind: str
     largest: float = 0.0
     tie: float = 1.0
+    promised: int = 0
+    ran: int = 0
     message: str = ""
 
 
-@dataclass
-class Tally:
-    """Outcomes of a run, by engine."""
-
-    counts: dict[str, Counter[str]] = field(default_factory=lambda: {engine: Counter() for engine in ENGINES})
-    integer: dict[str, list[int]] = field(default_factory=lambda: {engine: [0, 0] for engine in ENGINES})
-    wrong: list[str] = field(default_factory=list)
-
-
-def check(number: int, engine: str, folder: Path, tally: Tally | None = None) -> Outcome:
+def check(number: int, engine: str, folder: Path) -> Outcome:
     """Export network ``number`` for ``engine`` and compare the two on two crops of a photograph."""
     network = random_network(number)
     try:
@@ -211,17 +211,15 @@ def check(number: int, engine: str, folder: Path, tally: Tally | None = None) ->
     largest = float(difference(output, expected).max()) / max(1.0, float(expected.abs().max()))
     promised = sum(layer.runs_in_integers for layer in report.layers)
     ran = speedup.precision_report().integer_convolutions
-    if tally is not None:
-        tally.integer[engine][0] += promised
-        tally.integer[engine][1] += ran
+    found = functools.partial(Outcome, largest=largest, tie=tie, promised=promised, ran=ran)
     if ran < promised:
-        return Outcome("WRONG", largest, tie, f"{promised} layers promised in integers and {ran} ran so")
+        return found("WRONG", message=f"{promised} layers promised in integers and {ran} ran so")
     if largest < TOLERANCE:
-        return Outcome("exact", largest, tie)
+        return found("exact")
     if engine == "openvino" and has_vnni() is not True and report.inexact_without_vnni:
-        return Outcome("lossy", largest, tie)
+        return found("lossy")
     explained = tie < NEAR or _moves_by_itself(simulator, images, expected)
-    return Outcome("tie" if explained else "WRONG", largest, tie, "they differ")
+    return found("tie" if explained else "WRONG", message="they differ")
 
 
 @torch.no_grad()
@@ -234,32 +232,55 @@ def _moves_by_itself(simulator: nn.Module, images: torch.Tensor, expected: torch
     return False
 
 
+def run(numbers: range, results: Path | None) -> dict[tuple[int, str], Outcome]:
+    """Check ``numbers`` on each engine, but for what ``results`` already holds, and add each outcome to that file."""
+    found: dict[tuple[int, str], Outcome] = {}
+    for line in results.read_text().splitlines() if results is not None and results.exists() else ():
+        entry = json.loads(line)
+        found[entry.pop("number"), entry.pop("engine")] = Outcome(**entry)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, engine in itertools.product(numbers, ENGINES):
+            if (number, engine) in found:
+                continue
+            try:
+                outcome = check(number, engine, Path(folder))
+            except Exception as error:  # a crash of one network is a finding, not the end of the run
+                outcome = Outcome("WRONG", message=f"{type(error).__name__}: {error}")
+            found[number, engine] = outcome
+            if results is not None:
+                with results.open("a") as file:
+                    file.write(json.dumps({"number": number, "engine": engine, **dataclasses.asdict(outcome)}) + "\n")
+    return {key: outcome for key, outcome in found.items() if key[0] in numbers}
+
+
+def summary(found: Mapping[tuple[int, str], Outcome]) -> str:
+    """Return what came out: each refusal and each error, then a line of counts for each engine."""
+    lines = [
+        f"{number} {engine} {outcome.kind}: {outcome.largest:.3g} levels, tie at {outcome.tie:.2g}, "
+        + outcome.message.replace("\n", " ")[:300]
+        for (number, engine), outcome in found.items()
+        if outcome.kind in ("WRONG", "refused")
+    ]
+    for engine in ENGINES:
+        outcomes = [outcome for (_, other), outcome in found.items() if other == engine]
+        kinds = Counter(outcome.kind for outcome in outcomes)
+        promised, ran = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("promised", "ran"))
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        lines.append(f"{engine}: {counts}; {ran} convolutions in integers, {promised} promised")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Check many networks and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="file of outcomes, to stop and go on")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    tally, began = Tally(), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.start, args.start + args.count):
-            for engine in ENGINES:
-                try:
-                    outcome = check(number, engine, Path(folder), tally)
-                except Exception as error:  # a crash of one network is a finding, not the end of the run
-                    outcome = Outcome("WRONG", message=f"{type(error).__name__}: {error}")
-                tally.counts[engine][outcome.kind] += 1
-                if outcome.kind in ("WRONG", "refused"):
-                    line = f"{number} {engine} {outcome.kind}: {outcome.largest:.3g} levels, tie at {outcome.tie:.2g}, "
-                    sys.stdout.write(line + outcome.message.replace("\n", " ")[:300] + "\n")
-                    sys.stdout.flush()
-    for engine, counts in tally.counts.items():
-        promised, ran = tally.integer[engine]
-        found = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-        sys.stdout.write(f"{engine}: {found}; {ran} convolutions in integers, {promised} promised\n")
-    sys.stdout.write(f"{args.count} networks from {args.start} in {time.monotonic() - began:.0f} s\n")
-    sys.exit(any(counts["WRONG"] for counts in tally.counts.values()))
+    found = run(range(args.start, args.start + args.count), args.results)
+    sys.stdout.write(summary(found) + "\n")
+    sys.exit(any(outcome.kind == "WRONG" for outcome in found.values()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tests.speedup.random_networks import ENGINES, check
 FOUND = {
     30: "ONNX Runtime rounded float weights between two quantizers to int8 by itself",
     65: "the same, where it first folds a batch norm into the convolution",
+    82: "OpenVINO gave both readers of a convolution without bias the scale of one",
 }
 
 

@@ -1,0 +1,65 @@
+"""Keeping OpenVINO from losing the scale of an integer layer whose output several nodes read.
+
+OpenVINO 2026.4 moves the multiplication by the scales of an integer layer behind the nodes that read it, node by node,
+and then fuses one of these multiplications into the layer itself, where all readers get it: out = conv + Q(conv) came
+out up to 100 % wrong. A bias that is not 0 stands in the way, and so does any operation that is not linear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.lint_rules import PRODUCTS
+from srq_nni.speedup.onnx_graph import OnnxGraph
+
+FACTORS = ("Mul", "Div")  # by a constant: OpenVINO merges them into the scales
+LOWEST = "lowest_float"
+
+
+def keep_scales(proto: Any) -> None:
+    """Put Max(lowest float32), which changes no value, behind each layer whose scale might get lost, in place.
+
+    Args:
+        proto: ``onnx.ModelProto`` with explicit Q/DQ pairs.
+    """
+    onnx = import_or_explain("onnx", "onnx")
+    graph = OnnxGraph(proto.graph)
+    nodes = []
+    for node in graph.nodes:
+        nodes.append(node)
+        if _is_integer_without_bias(node, graph) and _is_shared(node.output[0], graph):
+            output = node.output[0]
+            node.output[0] = f"{output}_before_max"
+            nodes.append(onnx.helper.make_node("Max", [node.output[0], LOWEST], [output], name=f"{node.name}_max"))
+    if len(nodes) > len(graph.nodes):
+        lowest = np.array(np.finfo(np.float32).min, np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(lowest, LOWEST))
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+
+
+def _is_integer_without_bias(node: Any, graph: OnnxGraph) -> bool:
+    """Whether ``node`` multiplies stored integers and adds nothing, or zeros, which OpenVINO drops."""
+    if node.op_type not in ("Conv", *PRODUCTS):
+        return False
+    weight = graph.producer(node.input[1])
+    if weight is None or weight.op_type != "DequantizeLinear":
+        return False
+    if len(node.input) < 3 or not node.input[2]:
+        return True
+    bias = graph.producer(node.input[2])
+    value = graph.constant(node.input[2] if bias is None else bias.input[0])
+    return value is not None and not value.any()
+
+
+def _is_shared(tensor: str, graph: OnnxGraph) -> bool:
+    """Whether several nodes read ``tensor``, or what single ones make of it with a constant factor."""
+    readers = graph.readers(tensor)
+    if len(readers) + (tensor in graph.outputs) != 1 or not readers:
+        return len(readers) > 0
+    (reader,) = readers
+    scaled = reader.op_type in FACTORS and any(graph.constant(name) is not None for name in reader.input)
+    return scaled and _is_shared(reader.output[0], graph)
