@@ -133,7 +133,8 @@ def text_of(reports: dict[str, BenchReport], args: argparse.Namespace) -> str:
     warnings = []
     if machine.instruction_set != "amx_int8":
         warnings.append(
-            f"**This processor has {machine.instruction_set}, not AMX**: the ratios to reach are not defined for it."
+            f"**This processor has {machine.instruction_set}, not AMX**: the ratios to reach are defined for AMX "
+            "and were not measured here; run this script on a processor that has it."
         )
     if not machine.bfloat16:
         warnings.append(
