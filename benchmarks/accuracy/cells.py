@@ -184,8 +184,8 @@ def queue() -> list[Cell]:
 
 
 def _queue() -> Iterator[Cell]:
+    yield Cell("bicubic", 32)
     for network in NETWORKS:
-        yield Cell("bicubic", 32, network=network)
         yield Cell("float", 32, network=network)
     for bits in (4, 2, 3, 8):
         yield Cell("ddtb", bits, "official", "official")

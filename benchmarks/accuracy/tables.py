@@ -123,7 +123,7 @@ def document(rows: Sequence[Row]) -> str:
     whole = [row for row in rows if row.iterations in (0, PROTOCOL.iterations)]
     origins = sorted({f"{row.date}, commit {row.commit}, {row.machine}" for row in rows})
     waiting = [cell.name for cell in queue() if cell.name not in {row.cell for row in rows}]
-    recipes = [f"- `{name}`: {recipe.note}" for name, recipe in RECIPES.items()]
+    recipes = [f"- `{name}`: {recipe.note}" for name, recipe in RECIPES.items() if recipe.note]
     parts = [
         "# Accuracy under protocol P",
         f"{PROTOCOL.iterations} iterations of {PROTOCOL.batch} LR patches of {PROTOCOL.patch}x{PROTOCOL.patch}, x2, "
@@ -159,8 +159,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), marker="o", label=" ".join(name))
     for row in own:
         if row.bits == 32:
-            axes.axhline(row.set5_psnr, color="grey", linestyle=":" if row.method == "bicubic" else "--")
-            axes.annotate(row.method, (8.05, row.set5_psnr), color="grey", va="bottom", ha="right")
+            style = ":" if row.method == "bicubic" else "--"
+            axes.axhline(row.set5_psnr, color="grey", linestyle=style, label=row.method)
     axes.set(
         xlabel="bits of weights and activations", ylabel="Y-PSNR on Set5, dB", title=f"{own[0].network} x2, protocol P"
     )
