@@ -105,7 +105,7 @@ def test_each_yaml_block_means_something(block: str) -> None:
 
 
 def test_each_command_is_understood() -> None:
-    commands = [line for block in blocks("text") for line in block.splitlines()]
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(commands) == 7
     for line in commands:
         words = shlex.split(line)
