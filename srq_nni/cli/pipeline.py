@@ -50,10 +50,12 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     forwarded = ["-opt", args.opt, "--launcher", args.launcher, "--local_rank", str(args.local_rank)]
     forwarded += ["--auto_resume"] * args.auto_resume + ["--debug"] * args.debug
     sys.argv = [f"srq {command}", *forwarded]
-    again = [word for word in argv if word != "--auto_resume"]
+    again = shlex.join(["srq", command, *(word for word in argv if word != "--auto_resume"), "--auto_resume"])
+    if args.launcher != "none":  # which only the user knows in full
+        again = "the same command" if args.auto_resume else "the same command and --auto_resume"
     with ExitStack() as stack:
         stack.enter_context(saving.atomic())
         stack.enter_context(progress_bars.shown())
         if is_train:
-            stack.enter_context(interruption.resumable(shlex.join(["srq", command, *again, "--auto_resume"])))
+            stack.enter_context(interruption.resumable(again))
         pipeline(str(Path.cwd()))

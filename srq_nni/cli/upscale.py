@@ -45,9 +45,9 @@ def main(argv: Sequence[str]) -> None:
     from srq_nni.speedup import upscale
 
     todo = upscale.plan(args.input, args.output, suffix=args.format, skip_existing=args.skip_existing)
+    network = upscale.SRNetwork(args.model, engine=args.engine, threads=args.threads, value_range=args.value_range)
     for path in todo.skipped:
         sys.stderr.write(f"srq: skipped '{path}'\n")
-    network = upscale.SRNetwork(args.model, engine=args.engine, threads=args.threads, value_range=args.value_range)
     with _Progress(todo) as progress:
         try:
             outcome = upscale.run(

@@ -1,14 +1,15 @@
 """Ctrl-C and SIGTERM while training: the iteration ends, its state is saved, and a sentence says how to go on.
 
 The state is that of a regular checkpoint, so a resumed run ends with the bits of one that was never stopped. A second
-signal stops at once. Several processes, which would stop at different iterations, keep the default: they end, and go on
-from the last regular checkpoint.
+signal stops at once. Several processes agree on the iteration, one after that of the signal; a second signal changes
+nothing there, since torchrun sends one more than the terminal, and kills after half a minute.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from srq_nni.errors import Stopped
+from srq_nni.models.agreement import Agreement
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATCHED = ("build_model", "EnlargedSampler", "init_tb_loggers")
@@ -26,7 +28,7 @@ def resumable(command: str) -> Iterator[None]:
     """Let BasicSR's ``train_pipeline`` end so in this block; a ``KeyboardInterrupt`` becomes a ``Stopped``.
 
     Args:
-        command: command line that continues the run.
+        command: what continues the run, such as a command line.
     """
     import basicsr.train
 
@@ -67,6 +69,7 @@ class _Run:
         self.opt: dict[str, Any] = {}
         self.sampler: Any = None
         self.curves: Any = None
+        self.agreement: Agreement | None = None  # of several processes
 
     def kept(self, make: Callable[..., Any], name: str) -> Callable[..., Any]:
         """Return ``make``, whose result is remembered as ``name``."""
@@ -83,23 +86,26 @@ class _Run:
         def build_model(opt: dict[str, Any]) -> Any:
             model = build(opt)
             self.opt = opt
-            if opt["dist"] or threading.current_thread() is not threading.main_thread():
+            if threading.current_thread() is not threading.main_thread():
                 return model
+            if opt["dist"]:
+                self.agreement = Agreement()
             update, validate = model.update_learning_rate, model.validation
 
             def update_learning_rate(current_iter: int, **settings: Any) -> None:
-                if self.signal is not None:
+                if self.is_to_stop():
                     self.stop(model, current_iter - 1)
                 update(current_iter, **settings)
 
             def validation(dataloader: Any, current_iter: int, *args: Any, **settings: Any) -> None:
-                self.between_steps = True
+                self.between_steps = self.agreement is None or _validates_alone(model)
                 try:
-                    if self.signal is not None:
+                    if self.between_steps and self.signal is not None:
                         raise KeyboardInterrupt
                     validate(dataloader, current_iter, *args, **settings)
                 except KeyboardInterrupt:
-                    self.stop(model, current_iter)
+                    if self.agreement is None or current_iter > opt["train"]["total_iter"]:
+                        self.stop(model, current_iter)
                 finally:
                     self.between_steps = False
 
@@ -118,8 +124,17 @@ class _Run:
                 os._exit(128 + number)
             return
         again, self.signal = self.signal is not None, number
-        if again or self.between_steps:
+        if self.between_steps or (again and self.agreement is None):
             raise KeyboardInterrupt
+
+    def is_to_stop(self) -> bool:
+        """Whether a signal came, here or to one of the other processes; these are asked at each iteration."""
+        if self.agreement is None:
+            return self.signal is not None
+        agreed = self.agreement.reached(self.signal or 0)
+        if agreed:
+            self.signal = agreed
+        return bool(agreed)
 
     def stop(self, model: Any, finished: int) -> None:
         """Save the state after iteration ``finished`` and end the run."""
@@ -132,6 +147,10 @@ class _Run:
         model.save(self.sampler.epoch, finished)
         if self.curves is not None:
             self.curves.flush()
+        if self.agreement is not None:
+            self.agreement.meet()  # the launcher ends them all with the first
+            if self.opt["rank"]:
+                sys.exit(status)
         raise Stopped(f"stopped after iteration {finished}, which is saved; continue with: {self.command}", status)
 
     def sentence_of_a_sudden_end(self) -> str:
@@ -140,3 +159,10 @@ class _Run:
         if folder is not None and any(folder.glob("*.state")):
             return f"stopped; continue from the last saved state with: {self.command}"
         return "stopped before a state was saved; the same command starts again"
+
+
+def _validates_alone(model: Any) -> bool:
+    """Whether the first of several processes validates without the others, and may stop in the middle."""
+    from basicsr.models.sr_model import SRModel
+
+    return getattr(type(model), "dist_validation", None) is SRModel.dist_validation

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import distributed
 
 import srq_nni
+from srq_nni.cli.main import exit_with
 from srq_nni.cli.train import main
 from tests.cli.killing import MODELS, STATES, Status, die_at_iteration, digest, forked
 from tests.sr_data import REPOSITORY, changed, float_checkpoint, train_options, write_yaml
@@ -63,12 +65,20 @@ def free_port() -> int:
     raise OSError("no port is free")
 
 
-def two_ranks(folder: Path, file: str, *flags: str, kill: int | None = None, chance: int = 0) -> list[Status]:
+def two_ranks(
+    folder: Path,
+    file: str,
+    *flags: str,
+    kill: int | None = None,
+    chance: int = 0,
+    arrange: Callable[[int], None] | None = None,
+) -> list[Status]:
     """Do in two forked processes what torchrun's do; return their exit statuses.
 
     Args:
         kill: iteration before which both die.
         chance: decides, with the rank, which seeds are drawn.
+        arrange: called in each process with its rank; standard error then goes to the file ``stderr`` and the rank.
     """
     folder.mkdir(exist_ok=True)
     port = str(free_port())
@@ -79,7 +89,16 @@ def two_ranks(folder: Path, file: str, *flags: str, kill: int | None = None, cha
         random.seed(chance + rank)
         if kill is not None:
             die_at_iteration(kill)
-        main(["-opt", file, "--launcher", "pytorch", *flags])
+        arguments = ["-opt", file, "--launcher", "pytorch", *flags]
+        if arrange is None:
+            main(arguments)
+        else:
+            sys.stderr = open(f"stderr{rank}", "w", buffering=1)  # noqa: SIM115 - pytest holds the descriptor
+            arrange(rank)
+            try:
+                exit_with(main, arguments)
+            except SystemExit as ended:
+                os._exit(int(ended.code or 0))
         distributed.destroy_process_group()
 
     return forked(*(lambda rank=rank: process(rank) for rank in (0, 1)))  # type: ignore[misc]

@@ -56,6 +56,15 @@ def test_a_folder_with_a_broken_image(here: Path, capsys: pytest.CaptureFixture[
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.webp", "b.webp"]
 
 
+def test_a_missing_model_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also for a folder with files that would be skipped."""
+    with pytest.raises(SystemExit) as ended:
+        main(["upscale", "in", "-m", "missing.onnx", "-o", "out"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("srq: error: ") and "missing.onnx" in line
+    assert not Path("out").exists()
+
+
 def test_ctrl_c_leaves_whole_images_and_says_how_to_go_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

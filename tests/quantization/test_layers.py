@@ -1,4 +1,4 @@
-"""Quantizers in networks: the quantized convolution, the places of a quantizer, and the registry of methods."""
+"""Quantizers in networks: the quantized convolution, and the places of a quantizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from srq_nni.quantization.layers import (
     calibrate,
     quantized_convolutions,
 )
-from srq_nni.quantization.methods import METHODS, get_method
 from srq_nni.quantization.targets import INPUT, OUTPUT, WEIGHT
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight
 
@@ -293,27 +292,6 @@ def test_a_network_that_is_one_convolution_is_refused() -> None:
         "the network itself is a Conv2d and cannot be replaced; wrap it: nn.Sequential(network)"
     )
     assert list(conv.modules()) == [conv]
-
-
-# Methods.
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_makes_its_quantizers_with_its_default_options(name: str, photographs: torch.Tensor) -> None:
-    method = get_method(name)
-    assert method.name == name
-    activation = method.activation(4, **method.activation_options)
-    assert activation.bits == 4
-    for option, default in method.activation_options.items():
-        assert getattr(activation, option) == default == getattr(method.activation(4), option)
-    weight = method.weight(4, **method.weight_options)
-    assert weight.bits == 4 and weight(photographs).shape == photographs.shape
-
-
-def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(QuantizationError) as error:
-        get_method("pam")
-    assert str(error.value) == "quantizer: 'pam' is not known; give one of pams, ddtb; did you mean 'pams'?"
 
 
 def test_output_quantizer_before_a_relu_in_place_trains() -> None:

@@ -163,6 +163,6 @@ def test_trials_measure_what_the_search_measures(
     main([*arguments, "-o", "here"])
     main([*arguments, "-o", "trials", "--nni", "local"])
     assert set(ports) and set(ports) <= set(LOCAL)
-    assert len(list(tmp_path.glob("trials/nni/experiments/*/environments/local-env/trials/*"))) == 2
+    assert len(list(tmp_path.glob("trials/nni/experiments/_latest/environments/local-env/trials/*"))) == 2
     here, trials = (json.loads((tmp_path / name / "measurements.json").read_text()) for name in ("here", "trials"))
     assert here == trials
