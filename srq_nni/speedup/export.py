@@ -33,6 +33,7 @@ class LayerReport:
         activation_bits, weight_bits: widths asked for, None where the tensor stays in floating point.
         runs_in_integers: what the rules of the engine promise; ``precision_report()`` of a speedup counts what ran.
         reason: why it does not, empty otherwise.
+        note: what to know about it although it does, see ``lint.Verdict``; empty mostly.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LayerReport:
     weight_bits: int | None
     runs_in_integers: bool
     reason: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ExportReport:
                 "float" if layer.activation_bits is None else str(layer.activation_bits),
                 "float" if layer.weight_bits is None else str(layer.weight_bits),
                 "int8" if layer.runs_in_integers else "float32",
-                layer.reason,
+                layer.reason or layer.note,
             )
             for layer in self.layers
         ]
@@ -188,8 +190,9 @@ def _network(model: nn.Module | str | os.PathLike[str]) -> tuple[nn.Module, dict
 
 
 def _layer_report(row: CertificateRow, verdicts: tuple[Verdict, ...]) -> LayerReport:
+    found = [verdict for verdict in verdicts if verdict.layer == row.name]
+    reason = next((verdict.reason for verdict in found if verdict.reason), "")
     if row.weight_bits is None:
         reason = "its weight is not quantized"
-    else:
-        reason = next((verdict.reason for verdict in verdicts if verdict.layer == row.name and verdict.reason), "")
-    return LayerReport(row.name, row.activation_bits, row.weight_bits, not reason, reason)
+    note = "" if reason else next((verdict.note for verdict in found if verdict.note), "")
+    return LayerReport(row.name, row.activation_bits, row.weight_bits, not reason, reason, note)

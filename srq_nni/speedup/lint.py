@@ -156,15 +156,17 @@ class _Linter:
 
     def _input(self, node: Any) -> Iterator[str]:
         tensor = node.input[0]
-        before = self.graph.producer(tensor)
-        if before is not None and before.op_type == "Pad":
+        before, padded = self.graph.producer(tensor), False
+        while before is not None and before.op_type in ("Pad", *self.accepted.carriers):
+            padded = padded or before.op_type == "Pad"
             tensor = before.input[0]
+            before = self.graph.producer(tensor)
         dequantizer = self._dequantizer(tensor)
         between, quantizer = self._writer(dequantizer)
         if dequantizer is None or quantizer is None:
             yield "its input is not quantized"
             return
-        if tensor != node.input[0] and not self.accepted.pads:
+        if padded and "Pad" not in self.accepted.carriers:
             yield "a Pad stands between its quantizer and it"
         grid = self.graph.grid(dequantizer)
         forbidden = [kind for kind in between if kind not in self.accepted.integer_operations]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 QUANTIZED_NODES = ("QLinearConv", "ConvInteger")  # integers by definition, in place of Q/DQ pairs
 CONVOLUTIONS = ("Conv", "ConvTranspose", *QUANTIZED_NODES)
 PRODUCTS = ("Gemm", "MatMul")
+CARRIERS = ("Pad", "Relu", "DepthToSpace")  # OpenVINO multiplies what comes out of them as integers if what goes in is
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Acceptance:
         computed_scales: whether the scale of an input may be other than a constant.
         integer_operations: kinds of nodes that may stand between QuantizeLinear and DequantizeLinear.
         clips: types of codes that a Clip between the two may limit.
-        pads: whether a Pad may stand between DequantizeLinear and the convolution.
+        carriers: kinds of nodes that may stand between DequantizeLinear and the convolution.
         quantizes_weights: it rounds float weights to int8 by itself.
         transposed: whether it has integer kernels for ConvTranspose.
         needs_output_quantizer: a convolution has to end in one quantizer, after a ReLU at most.
@@ -43,7 +44,7 @@ class Acceptance:
     computed_scales: bool = False
     integer_operations: tuple[str, ...] = ("Clip", "DepthToSpace")
     clips: tuple[str, ...] = ("int8", "uint8")
-    pads: bool = False
+    carriers: tuple[str, ...] = ()
     quantizes_weights: bool = False
     transposed: bool = True
     needs_output_quantizer: bool = False
@@ -54,7 +55,7 @@ class Acceptance:
 
 
 ACCEPTED = {
-    "openvino": Acceptance("openvino", ("int8", "uint8", "int4", "uint4"), pads=True, runs=("QLinearConv",)),
+    "openvino": Acceptance("openvino", ("int8", "uint8", "int4", "uint4"), carriers=CARRIERS, runs=("QLinearConv",)),
     "onnxruntime": Acceptance(
         "onnxruntime",
         ("int8", "uint8"),

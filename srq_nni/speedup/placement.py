@@ -6,6 +6,7 @@ from typing import Any
 
 from srq_nni.speedup.integers import IntegerNetwork
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.lint_rules import CARRIERS
 from srq_nni.speedup.markers import ACTIVATION, DOMAIN
 
 
@@ -27,11 +28,11 @@ class Placement:
         return node is not None and node.op_type == "Relu"
 
     def inputs_of_weight(self, marker: Any) -> list[Any]:
-        """Return the quantizers that the layers with the weight ``marker`` read, through a Pad at most."""
+        """Return the quantizers that the layers with the weight ``marker`` read, through ``CARRIERS`` at most."""
         found = []
         for layer in self._consumers.get(marker.output[0], []):
             before = self._producers.get(layer.input[0])
-            if before is not None and before.op_type == "Pad":
+            while before is not None and before.op_type in CARRIERS:
                 before = self._producers.get(before.input[0])
             if before is not None and _is_quantizer(before):
                 found.append(before)

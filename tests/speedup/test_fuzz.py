@@ -11,6 +11,8 @@ from tests.speedup.random_networks import ENGINES, check
 FOUND = {
     30: "ONNX Runtime rounded float weights between two quantizers to int8 by itself",
     65: "the same, where it first folds a batch norm into the convolution",
+    305: "OpenVINO carries integers through a ReLU and a Pad into a layer whose weights it halves",
+    336: "the same through a PixelShuffle",
     82: "OpenVINO gave both readers of a convolution without bias the scale of one",
 }
 

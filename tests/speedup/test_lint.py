@@ -229,8 +229,9 @@ def test_notes_for_tensorrt(tmp_path: Path) -> None:
         "Written by NVIDIA's published rules; no TensorRT engine was built from it yet.",
         "Its opset is 21; the oldest supported tensorrt reads up to 17.",
     )
-    path = export_onnx(quantized("EDSR", "pams", 4, "deploy"), tmp_path / "deploy.onnx", "tensorrt").path
-    notes = {verdict.layer: verdict.note for verdict in lint_onnx(path, "tensorrt").verdicts if verdict.layer}
+    written = export_onnx(quantized("EDSR", "pams", 4, "deploy"), tmp_path / "deploy.onnx", "tensorrt")
+    notes = {verdict.layer: verdict.note for verdict in lint_onnx(written.path, "tensorrt").verdicts if verdict.layer}
+    assert {layer.name: layer.note for layer in written.layers} == notes, "export says it, too"
     assert notes == {
         **{f"body.{number}.conv1": "" for number in range(2)},
         **{
@@ -238,6 +239,7 @@ def test_notes_for_tensorrt(tmp_path: Path) -> None:
             for number in range(2)
         },
     }
+    assert str(written).count("keeps TensorRT from fusing the two") == 2
 
 
 def test_text(tmp_path: Path) -> None:
