@@ -59,7 +59,7 @@ class IntegerActivation2d(nn.Module):
         """Return ``x`` on the grid, float32."""
         codes, scale = self.codes(x.float())
         value = codes * scale
-        setattr(value, _CODES, (codes, scale, value._version))
+        setattr(value, _CODES, (codes, scale, _version(value)))
         return value
 
     def extra_repr(self) -> str:
@@ -126,7 +126,7 @@ class IntegerConv2d(nn.Module):
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         codes, scale, version = getattr(x, _CODES, (x, x, -1))
-        if x._version != version:
+        if _version(x) != version:
             raise ExportError(
                 f"the input of '{self.name}' came from a quantizer when the network was read and does not now; "
                 "give a network that takes the same way for every image"
@@ -135,6 +135,11 @@ class IntegerConv2d(nn.Module):
         if self.gated:
             y = y * scale
         return y if self.bias is None else y + self.bias
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Return what changes if ``tensor`` is changed in place; torch does not count that in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def integer_simulator(

@@ -291,3 +291,11 @@ def test_bad_weights_and_bounds_are_refused() -> None:
         network[0].bias.fill_(3.0)
     with pytest.raises(ExportError, match=r"^the bias of '0' needs integers beyond int32 in steps of "):
         integer_simulator(network, integer_bias=True)
+
+
+def test_inference_mode_gives_the_same_bits() -> None:
+    simulator = integer_simulator(edsr("pams", 4))
+    with torch.no_grad():
+        expected = simulator(photo(24))
+    with torch.inference_mode():
+        assert torch.equal(simulator(photo(24)), expected)
