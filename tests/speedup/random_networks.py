@@ -237,7 +237,8 @@ def run(numbers: range, results: Path | None) -> dict[tuple[int, str], Outcome]:
     found: dict[tuple[int, str], Outcome] = {}
     for line in results.read_text().splitlines() if results is not None and results.exists() else ():
         entry = json.loads(line)
-        found[entry.pop("number"), entry.pop("engine")] = Outcome(**entry)
+        place = entry.pop("number"), entry.pop("engine")
+        found[place] = Outcome(**entry)
     with tempfile.TemporaryDirectory() as folder:
         for number, engine in itertools.product(numbers, ENGINES):
             if (number, engine) in found:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.speedup.random_networks import ENGINES, check
+from tests.speedup import random_networks
+from tests.speedup.random_networks import ENGINES, Outcome, check
 
 FOUND = {
     30: "ONNX Runtime rounded float weights between two quantizers to int8 by itself",
@@ -24,6 +25,22 @@ def test_random_networks_are_exact_or_say_why_not(number: int, engine: str, tmp_
     pytest.importorskip(engine)
     outcome = check(number, engine, tmp_path)
     assert outcome.kind in ("exact", "tie", "lossy", "refused"), outcome
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[int] = []
+
+    def fake(number: int, engine: str, folder: Path) -> Outcome:
+        checked.append(number)
+        return Outcome("exact" if number else "tie", 0.5, promised=2, ran=2)
+
+    monkeypatch.setattr(random_networks, "check", fake)
+    random_networks.run(range(1), tmp_path / "results.jsonl")
+    found = random_networks.run(range(3), tmp_path / "results.jsonl")
+    assert checked == [0, 0, 1, 1, 2, 2] and len(found) == 6
+    assert random_networks.summary(found).splitlines() == [
+        f"{engine}: exact 2, tie 1; 6 convolutions in integers, 6 promised" for engine in ENGINES
+    ]
 
 
 @pytest.mark.slow
