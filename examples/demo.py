@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -29,13 +28,9 @@ from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.options import options_from
 from srq_nni.models.options import read_options
 from srq_nni.quantization.layers import calibrate
-from srq_nni.speedup import (
-    ModelSpeedupONNXRuntime,
-    ModelSpeedupOpenVINO,
-    export_float_onnx,
-    export_onnx,
-    integer_simulator,
-)
+from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, export_float_onnx, integer_simulator
+from srq_nni.speedup.bench import BenchReport, benchmark, difference
+from srq_nni.speedup.engine import EngineSpeedup
 
 from demo_photos import HELD_OUT, SCALE, prepare  # isort: skip
 from demo_picture import draw  # isort: skip
@@ -44,7 +39,7 @@ from basicsr.metrics import calculate_psnr, calculate_ssim  # isort: skip
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "basicsr_configs/train/train_PAMS_EDSR_x2_demo.yml"
 WEIGHTS = ROOT / "weights/EDSR_x2_f32b5.pth"
-SPEED_SIZE = (1, 3, 180, 320)
+LARGE = (1, 3, 180, 320)
 Upscale = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -108,26 +103,25 @@ def evaluate(methods: dict[str, Upscale], folder: Path) -> tuple[list[list[str]]
     return rows, images
 
 
-def difference(engine: Upscale, reference: Upscale, images: Iterable[Path]) -> tuple[float, float, float]:
-    """Return the PSNR, the largest difference in grey levels, and the share of 8-bit pixels that differ."""
-    pairs = [(engine(image), reference(image)) for image in map(read_image, images)]
-    errors = torch.cat([(a - b).flatten() * 255 for a, b in pairs]).double()
-    changed = np.mean(np.concatenate([(to_pixels(a) != to_pixels(b)).ravel() for a, b in pairs]))
-    mean_square = float(errors.square().mean())
-    psnr = 10 * np.log10(255**2 / mean_square) if mean_square else float("inf")
-    return psnr, float(errors.abs().max()), float(changed)
+def exactness(name: str, engine: EngineSpeedup, simulator: Upscale, images: Iterable[Path]) -> list[str]:
+    """Return cells: how many convolutions ran in integers, and how far the engine is from the integer simulator."""
+    pairs = [(engine.inference(image)[0], simulator(image)) for image in map(read_image, images)]
+    outputs, references = (torch.cat([pair[side].flatten() for pair in pairs]) for side in (0, 1))
+    found = difference(outputs, references)
+    kernels = engine.precision_report()
+    ran = f"{kernels.integer_convolutions} of {len(kernels.kernels)}"
+    return [name, ran, f"{found.psnr:.1f}", f"{found.largest:.1e}", f"{found.changed:.2%}"]
 
 
-def alternate_timing(
-    engines: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, float]]], rounds: int
-) -> dict[str, float]:
-    """Return the median seconds of each engine, taken in turns."""
-    image = torch.rand(SPEED_SIZE, generator=torch.Generator().manual_seed(0))
-    samples: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(rounds):
-        for name, run in engines.items():
-            samples[name].append(run(image)[1])
-    return {name: statistics.median(taken[1:]) for name, taken in samples.items()}
+def speed_rows(report: BenchReport) -> list[list[str]]:
+    """Return the cells of what ran: file size, time, and speed beside float32 in OpenVINO."""
+    rows = []
+    for row in report.rows:
+        ratio = report.speed(row, "openvino", "float32")
+        if row.wall is not None and ratio is not None:
+            name = f"{row.engine} {row.precision}" + "".join(f" ({note})" for note in row.notes if "bfloat16" in note)
+            rows.append([name, f"{row.file_bytes / 1e3:.0f}", f"{row.wall * 1e3:.0f}", f"{ratio:.2f}"])
+    return rows
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -169,20 +163,12 @@ def main() -> None:
     trained = train(out, options, args.force_yml)
     after = srq_nni.load(trained)
 
-    files = {name: out / f"EDSR_x2_{name}.onnx" for name in ("float", "openvino", "onnxruntime")}
-    export_float_onnx(float_model, files["float"])
-    report = export_onnx(after, files["openvino"], "openvino")
-    export_onnx(after, files["onnxruntime"], "onnxruntime")
-    openvino_float, openvino, onnxruntime = (
-        engine(files[name], SPEED_SIZE)
-        for engine, name in (
-            (ModelSpeedupOpenVINO, "float"),
-            (ModelSpeedupOpenVINO, "openvino"),
-            (ModelSpeedupONNXRuntime, "onnxruntime"),
-        )
-    )
-    for engine in (openvino_float, openvino, onnxruntime):
+    export_float_onnx(float_model, out / "EDSR_x2_float.onnx")
+    openvino = ModelSpeedupOpenVINO(after, LARGE, onnx_path=out / "EDSR_x2_openvino.onnx")
+    onnxruntime = ModelSpeedupONNXRuntime(after, LARGE, onnx_path=out / "EDSR_x2_onnxruntime.onnx")
+    for engine in (openvino, onnxruntime):
         engine.compress()
+    assert openvino.report is not None
 
     methods: dict[str, Upscale] = {
         "bicubic": bicubic,
@@ -192,53 +178,35 @@ def main() -> None:
         "4 bit, OpenVINO int8": lambda image: openvino.inference(image)[0],
     }
     rows, images = evaluate(methods, out / "test")
-    simulator = torch_upscale(integer_simulator(after))
     tests = sorted((out / "test/LR").glob("*.png"))
-    exactness = []
-    for name, engine in (("OpenVINO", openvino), ("ONNX Runtime", onnxruntime)):
-        psnr, largest, changed = difference(lambda image, e=engine: e.inference(image)[0], simulator, tests)
-        kernels = engine.precision_report()
-        exactness.append(
-            [
-                name,
-                f"{kernels.integer_convolutions} of {len(kernels.kernels)}",
-                f"{psnr:.1f}",
-                f"{largest:.1e}",
-                f"{changed:.2%}",
-            ]
-        )
-    seconds = alternate_timing(
-        {
-            "OpenVINO float32": openvino_float.inference,
-            "OpenVINO int8": openvino.inference,
-            "ONNX Runtime": onnxruntime.inference,
-        },
-        rounds=16,
-    )
-    sizes = {"OpenVINO float32": "float", "OpenVINO int8": "openvino", "ONNX Runtime": "onnxruntime"}
-    speed = [
-        [
-            name,
-            f"{files[sizes[name]].stat().st_size / 1e3:.0f}",
-            f"{time * 1e3:.0f}",
-            f"{seconds['OpenVINO float32'] / time:.2f}",
-        ]
-        for name, time in seconds.items()
+    engines = [
+        exactness(name, engine, torch_upscale(integer_simulator(after, engine=engine.engine)), tests)
+        for name, engine in (("OpenVINO", openvino), ("ONNX Runtime", onnxruntime))
     ]
+    with tqdm(desc="Measuring speed", unit="round") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        speed = benchmark(
+            after, engines=("openvino", "onnxruntime"), size=LARGE[2:], repeats=15, threads=None, on_round=show
+        )
     draw(images, list(methods), out / "demo.png")
     parts = [
         "# PAMS at 4 bits on EDSR x2 (32 features, 5 blocks)",
         f"PSNR (dB) / SSIM on Y, crop {SCALE}; wiring {options['quantization']['wiring']}, "
-        f"{report.certificate.coverage:.0%} of the multiplications have both operands in integers.",
+        f"{openvino.report.certificate.coverage:.0%} of the multiplications have both operands in integers.",
         table(["photo", *methods], rows),
         "Engines against the integer simulator, on the same photos:",
         table(
             ["engine", "int8 convolutions", "PSNR dB", "largest difference (grey levels)", "8-bit values that differ"],
-            exactness,
+            engines,
         ),
-        f"Files and speed for a {SPEED_SIZE[3]}x{SPEED_SIZE[2]} input (median of 15, in turns, all cores):",
-        table(["network", "file kB", "ms", "speed-up"], speed),
-        str(report.certificate),
+        f"Files and speed for a {LARGE[3]}x{LARGE[2]} input (medians of {speed.repeats}, in turns, all cores; "
+        f"{speed.machine}):",
+        table(["engine and precision", "file kB", "ms", "speed-up"], speed_rows(speed)),
+        str(openvino.report.certificate),
     ]
     text = "\n\n".join(parts) + "\n"
     (out / "demo.md").write_text(text)
