@@ -73,6 +73,7 @@ class Dataset(Block):
     filename_tmpl: Text = "{}"
     """Name of the low-resolution image from that of the high-resolution one, without suffix, for example '{}x4'."""
     io_backend: Backend | None = None
+    """How images are stored."""
     gt_size: Annotated[int, Field(strict=True, ge=1)] | None = None
     """Side of the high-resolution training crops in pixels; a multiple of scale."""
     use_hflip: StrictBool | None = None
@@ -174,6 +175,7 @@ class Train(Block):
     optim_q: BoundsOptimizer = BoundsOptimizer(lr=BOUNDS_LEARNING_RATE)
     """Learning rate of the bounds (QuantSRModel); if missing, that of both papers."""
     scheduler: Scheduler
+    """How the learning rates fall, the bounds' included."""
     warmup_iter: Number = -1
     """Iterations in which the learning rates rise from 0; -1 for none."""
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0
