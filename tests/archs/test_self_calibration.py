@@ -162,6 +162,7 @@ def test_a_trained_network_exports(name: str, tmp_path: Path) -> None:
 # --- several processes
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["PAMS_EDSR", "DDTB_EDSR"])
 def test_two_processes_that_see_other_images_end_with_the_same_state(name: str, tmp_path: Path) -> None:
     multiprocessing.spawn(train_in_a_process, (name, str(tmp_path)), nprocs=2)

@@ -18,7 +18,7 @@ from srq_nni.cli.main import main
 from tests.cli.killing import STATES, digest, forked, train
 from tests.sr_data import changed, float_checkpoint, train_options, write_yaml
 
-pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")]
 LAST = 8
 DDTB = {"quantizer": "ddtb", "bits": 2, "calibration_iters": 3, "static_iters": 2, "dynamic_ratio": 0.5}
 

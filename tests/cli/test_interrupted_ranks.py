@@ -18,7 +18,10 @@ from tests.cli.killing import MODELS, STATES, digest
 from tests.cli.test_torchrun import LAST, free_port, options_file, two_ranks
 from tests.sr_data import REPOSITORY
 
-pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo"),
+]
 SENTENCE = "srq: stopped after iteration {}, which is saved; continue with: the same command and --auto_resume\n"
 
 

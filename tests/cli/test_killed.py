@@ -19,7 +19,7 @@ from srq_nni import checkpoint
 from tests.cli.killing import MODELS, STATES, digest, train
 from tests.sr_data import NETWORK, REPOSITORY, changed, float_checkpoint, train_options, write_yaml
 
-pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")]
 LAST = 8  # iterations of a run; a checkpoint each 2
 SRRESNET = {"type": "SRResNet", "num_feat": 8, "num_block": 1, "upscale": 2}
 SWINIR = {

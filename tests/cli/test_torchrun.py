@@ -22,7 +22,10 @@ from srq_nni.cli.train import main
 from tests.cli.killing import MODELS, STATES, Status, die_at_iteration, digest, forked
 from tests.sr_data import REPOSITORY, changed, float_checkpoint, train_options, write_yaml
 
-pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo"),
+]
 DDTB = {"quantizer": "ddtb", "bits": 2, "calibration_iters": 2, "static_iters": 2, "dynamic_ratio": 0.5}
 LAST = 6
 

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.compression.doors import batches, endless, make, network
 
+pytestmark = pytest.mark.processes
 STEPS = 8
 
 

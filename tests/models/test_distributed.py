@@ -19,6 +19,7 @@ from tests.models.steps import DDTB, train
 from tests.sr_data import batch, changed, float_checkpoint, train_options
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(not distributed.is_gloo_available(), reason="torch was built without gloo"),
     pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step"),
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +237,6 @@ def test_another_ratio_is_refused(ratio: float) -> None:
 
 
 def run_rank(rank: int, folder: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo looks up the host name, which need not resolve
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     mean, intensity = RunningMean(2), IntensityRecorder()
     pams, ddtb = PAMSActivation(4), DDTBActivation(4, percentile=100.0)
@@ -255,6 +253,7 @@ def run_rank(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_two_ranks_agree_on_their_statistics(tmp_path: Path) -> None:
     # Forked, not spawned: the imports of a fresh process would take most of the time.
     context = multiprocessing.get_context("fork")
