@@ -7,6 +7,7 @@ float32 rounding of a tie between two codes. At 8 bits layers with large weights
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,20 @@ LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
     "int8 inputs, and uint8 inputs beyond 127 may saturate; 7 bits or fewer are exact here, 8 bits on CPUs with VNNI."
 )
+
+
+@cache
+def core() -> Any:
+    """Return the ``openvino.Core`` of this process, the same for its whole life.
+
+    Each CPU plugin gives the main thread a signal stack and takes it back when it is freed. Of two that are freed in
+    the order in which they were made, the second puts the first one's stack back, which is gone: the next signal that
+    Python hears, Ctrl-C or the end of a child, is then a SIGSEGV (OpenVINO 2026.4).
+
+    Raises:
+        ExportError: if the package is not installed.
+    """
+    return import_or_explain("openvino", "openvino").Core()
 
 
 class ModelSpeedupOpenVINO(EngineSpeedup):
@@ -57,12 +72,12 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
         import_or_explain("openvino", "openvino")
 
     def _build(self, content: bytes) -> bytes:
-        core = import_or_explain("openvino", "openvino").Core()
+        engine = core()
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         options["INFERENCE_PRECISION_HINT"] = FLOAT_PRECISIONS[self.float_precision]
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
-        self._compiled = core.compile_model(core.read_model(content), "CPU", options)
+        self._compiled = engine.compile_model(engine.read_model(content), "CPU", options)
         return content
 
     def _run(self, array: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from srq_nni.speedup import export_onnx, integer_simulator
+from srq_nni.speedup.openvino import core as openvino_core
 from tests.speedup.networks import edsr, photo, psnr
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,13 @@ def with_bfloat16(simulator: nn.Module) -> nn.Module:
 def test_8_bits_beside_bfloat16(method: str, least: float, tmp_path: Path) -> None:
     """Rounding the head moves codes: at 8 bits by one of 255 levels, at 4 bits by one of 15, which costs 20 dB more."""
     pytest.importorskip("onnx")
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     network = edsr(method, 8, trained=True)
     with torch.no_grad():
         expected = integer_simulator(network)(photo(64))
         emulated = psnr(with_bfloat16(integer_simulator(network))(photo(64)), expected)
     assert emulated > least
-    core = openvino.Core()
+    core = openvino_core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bfloat16")
     export_onnx(network, tmp_path / "model.onnx")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 
 from srq_nni.speedup.byte_products import has_vnni
+from srq_nni.speedup.openvino import core as openvino_core
 from tests.speedup.handmade import CHANNELS, GraphWriter
 
 LIMIT = 7  # largest code of 4 bits
@@ -87,8 +88,8 @@ class Block:
 
 
 def run_openvino(model: Any, x: Array) -> Array:
-    openvino = pytest.importorskip("openvino")
-    core = openvino.Core()
+    pytest.importorskip("openvino")
+    core = openvino_core()
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     return np.asarray(core.compile_model(core.read_model(model.SerializeToString()), "CPU", config)(x)[0])
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine import EngineSpeedup
 from tests.speedup.architectures import quantized
 from tests.speedup.networks import difference, edsr, mixed, photo, psnr, quantize, run_with_ties
+from tests.sr_data import REPOSITORY
 
 ROUNDING = 2e-3  # grey levels that float32 rounding of the unquantized layers may cost
 ENGINES: dict[str, type[EngineSpeedup]] = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
@@ -234,3 +238,25 @@ def test_missing_engine_names_the_extra(engine: str, tmp_path: Path, monkeypatch
         f'install it with: pip install "srq-nni[{engine}]"'
     )
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_signal_is_heard_after_two_openvino_engines_are_freed(tmp_path: Path) -> None:
+    """With a core each, the second to be freed leaves a signal stack that is gone, and the signal kills the process."""
+    compressed("openvino", edsr("pams", 4), tmp_path)
+    script = f"""
+import os, signal
+from srq_nni import ModelSpeedupOpenVINO
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+engines = [ModelSpeedupOpenVINO({str(tmp_path / "model.onnx")!r}, (1, 3, 32, 32), threads=1) for _ in range(2)]
+for engine in engines:
+    engine.compress()
+while engines:
+    del engine, engines[0]
+    engine = None
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
