@@ -11,7 +11,7 @@ import math
 import torch
 
 from srq_nni.quantization.fake_quantize import MIN_WIDTH, WEIGHT_EPSILON, ddtb_codes, straight_through
-from srq_nni.quantization.grid import FLOAT_BITS, computable
+from srq_nni.quantization.grid import FLOAT_BITS, computable, symmetric_maximum
 
 BINS = 1024  # of the histogram that stands for an activation
 FRACTIONS = 20  # candidates a side, in geometric steps
@@ -60,7 +60,7 @@ def least_error_codes(weight: torch.Tensor, bits: int, *, symmetric: bool) -> tu
         symmetric: codes -n..n, n = 2^(k-1) - 1 (PAMS), or all 2^k of a signed integer (DDTB).
     """
     flat = computable(weight.detach()).flatten()
-    high = 2 ** (bits - 1) - 1
+    high = symmetric_maximum(bits)
     low = -high if symmetric else -high - 1
     if flat.numel() == 0:
         return flat.new_tensor(WEIGHT_EPSILON / high), low, high
