@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -161,8 +160,3 @@ def _save(model: QuantSRModel, progress: Progress, folder: Path) -> None:
     for old in [*(folder / "models").glob("*.pth"), *(folder / "states").glob("*.state")]:
         if str(progress.iteration) not in old.stem.split("_"):
             old.unlink()
-
-
-def forget(folder: Path) -> None:
-    """Delete what a run left, so that it starts anew."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,6 @@ Each network is loaded again from its packed file and must give the PSNR of its 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from cells import GREY, NETWORKS, PROTOCOL, RECIPES, REPOSITORY, Cell, queue  # noqa: E402
 from images import read_pairs  # noqa: E402
 from measure import evaluating, network, score  # noqa: E402
-from results import CSV, Row, read_rows  # noqa: E402
+from results import Row, read_rows  # noqa: E402
+from run import described_parser  # noqa: E402
 
 from srq_nni import packed  # noqa: E402
 from srq_nni.atomic import atomic_file  # noqa: E402
@@ -89,10 +89,7 @@ def publish(cell: Cell, row: Row, float_row: Row, data: Path, work: Path, folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared/data", help="folder shared/data")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "accuracy_runs", help="checkpoints of run.py")
-    parser.add_argument("--table", type=Path, default=CSV, help="CSV of run.py")
+    parser = described_parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "weights", help="folder of the packed networks")
     args = parser.parse_args(argv)
     rows = read_rows(args.table)

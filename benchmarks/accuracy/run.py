@@ -85,11 +85,17 @@ def select(pattern: str | None) -> list[Cell]:
     return cells
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def described_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that knows where data, checkpoints and table lie."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared/data", help="folder shared/data")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "accuracy_runs", help="checkpoints (ignored by git)")
     parser.add_argument("--table", type=Path, default=CSV, help="CSV with a row for each finished cell")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = described_parser(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
     parser.add_argument("--only", metavar="PATTERN", help="cells whose names contain this regular expression")
     parser.add_argument("--cell", metavar="NAME", help="run this cell alone, in this process")
