@@ -64,7 +64,7 @@ SWITCHES: dict[str, Switch] = {
     "static_iters": Switch("as many times calibration as released: epochs 2 to 5 after epoch 1", ddtb=(400, 4000)),
     "percentile": Switch("published: 99, for RDN 95 and its weights 100", ddtb=(PRESET, PRESET), per_tensor=True),
     "weight_range": Switch(
-        "published; mse takes the step of least squared error instead, which starts better at 2 to 4 bits",
+        "published; mse takes the step of least squared error instead",
         pams=("max", "max"),
         ddtb=("percentile", "percentile"),
         before={"pams": "max", "ddtb": "percentile"},
