@@ -31,7 +31,16 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     Raises:
         SRQError: before anything is written, if an option, a checkpoint or an image is wrong.
     """
-    from srq_nni.models import cpu_distributed, data_order, interruption, option_copy, progress_bars, resume, saving
+    from srq_nni.models import (
+        archive,
+        cpu_distributed,
+        data_order,
+        interruption,
+        option_copy,
+        progress_bars,
+        resume,
+        saving,
+    )
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
 
@@ -43,6 +52,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
     for warning in check_options(read_options(args.opt, args.force_yml), is_train=is_train, launcher=args.launcher):
         sys.stderr.write(f"srq: warning: {warning}\n")
     compat.patch_options(loader_with(args.force_yml))
+    archive.install()
     if is_train:
         resume.install()
         data_order.install()
