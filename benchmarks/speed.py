@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.quantization.layers import calibrate
@@ -88,21 +87,14 @@ def measure(chosen: Case, args: argparse.Namespace) -> BenchReport:
     torch.manual_seed(0)
     model = QuantizedNetwork(chosen.network, chosen.quantization)
     calibrate(model, [photograph(3, (96, 96))])
-    with tqdm(desc=chosen.name, unit="round", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return benchmark(
-            model.eval(),
-            engines=chosen.engines,
-            size=(args.size // chosen.reduction,) * 2,
-            repeats=args.rounds,
-            threads=args.threads,
-            name=chosen.name,
-            on_round=show,
-        )
+    return benchmark(
+        model.eval(),
+        engines=chosen.engines,
+        size=(args.size // chosen.reduction,) * 2,
+        repeats=args.rounds,
+        threads=args.threads,
+        name=chosen.name,
+    )
 
 
 def goals_table(reports: dict[str, BenchReport]) -> str:

@@ -183,15 +183,7 @@ def main() -> None:
         exactness(name, engine, torch_upscale(integer_simulator(after, engine=engine.engine)), tests)
         for name, engine in (("OpenVINO", openvino), ("ONNX Runtime", onnxruntime))
     ]
-    with tqdm(desc="Measuring speed", unit="round") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        speed = benchmark(
-            after, engines=("openvino", "onnxruntime"), size=LARGE[2:], repeats=15, threads=None, on_round=show
-        )
+    speed = benchmark(after, engines=("openvino", "onnxruntime"), size=LARGE[2:], repeats=15, threads=None)
     draw(images, list(methods), out / "demo.png")
     parts = [
         "# PAMS at 4 bits on EDSR x2 (32 features, 5 blocks)",

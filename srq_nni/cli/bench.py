@@ -37,28 +37,19 @@ def main(argv: Sequence[str]) -> None:
     if size is None:
         raise OptionError(f"--size: {args.size!r} is not allowed; give height x width, such as 128x128")
 
-    from tqdm import tqdm
-
     from srq_nni.speedup.bench import benchmark
     from srq_nni.speedup.export import write_atomically
 
     target = Path(args.json) if args.json else None
     if target is not None and not target.parent.is_dir():
         raise OptionError(f"--json: the folder of '{target}' does not exist; create it first")
-    with tqdm(desc="Rounds", unit="round", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        report = benchmark(
-            args.model,
-            engines=args.engine,
-            size=(int(size[1]), int(size[2])),
-            repeats=args.repeats,
-            threads=args.threads or None,
-            on_round=show,
-        )
+    report = benchmark(
+        args.model,
+        engines=args.engine,
+        size=(int(size[1]), int(size[2])),
+        repeats=args.repeats,
+        threads=args.threads or None,
+    )
     sys.stdout.write(f"{report}\n")
     if target is not None:
         write_atomically(target, report.as_json().encode())

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
                 tile=args.tile,
                 overlap=args.overlap,
                 max_pixels=upscale.MAX_PIXELS if args.max_pixels is None else args.max_pixels,
-                on_window=progress.window,
+                on_window=progress.windows,
                 on_image=progress.image,
             )
         except KeyboardInterrupt:
@@ -71,11 +71,12 @@ class _Progress:
     """A bar of images and one of the windows of an image, on a terminal only, and a line for each image."""
 
     def __init__(self, todo: Plan) -> None:
-        from tqdm import tqdm
+        from srq_nni.progress import Reported
 
-        several = len(todo.jobs) > 1
-        self.images = tqdm(total=len(todo.jobs), desc="Images", unit="image", disable=None if several else True)
-        self.windows = tqdm(desc="Windows", unit="window", disable=None, leave=False)
+        self.images, self.windows = Reported("Images", "image"), Reported("Windows", "window")
+        self.done, self.total = 0, len(todo.jobs)
+        if self.total > 1:
+            self.images(0, self.total)
 
     def __enter__(self) -> _Progress:
         return self
@@ -84,15 +85,11 @@ class _Progress:
         self.windows.close()
         self.images.close()
 
-    def window(self, done: int, total: int) -> None:
-        if done == 0:
-            self.windows.reset(total)
-        self.windows.update(done - self.windows.n)
-
     def image(self, result: Done | tuple[Job, str]) -> None:
         from tqdm import tqdm
 
-        self.images.update()
+        self.done += 1
+        self.images(self.done, self.total)
         if isinstance(result, tuple):
             tqdm.write(f"srq: {result[1]}", file=sys.stderr)
             return

@@ -28,7 +28,7 @@ from srq_nni.compression.profiles import apply_profile
 from srq_nni.compression.sites import quantization_sites
 from srq_nni.compression.wrapper import APPLY_METHOD, QuantizingWrapper, quantizer_of, register_module_type
 from srq_nni.errors import OptionError, QuantizationError
-from srq_nni.progress import Calibration
+from srq_nni.progress import Reported
 from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT, quantizer_name
@@ -171,14 +171,13 @@ class PublishedQuantizer(Quantizer):
                 f"max_steps: {max_steps} ends while ddtb only observes; give more than calibration_iters "
                 f"({self.options.calibration_iters}), or lower those"
             )
-        shown = Calibration(self.options.calibration_iters)
-        self.clock.watch = shown.reached
-        try:
-            shown.reached(self.clock.count)
-            return super().compress(max_steps, max_epochs)
-        finally:
-            self.clock.watch = None
-            shown.close()
+        with Reported("Calibrating", "iteration") as shown:
+            try:
+                self.clock.watch = lambda count: shown(count, self.options.calibration_iters)
+                self.clock.watch(self.clock.count)
+                return super().compress(max_steps, max_epochs)
+            finally:
+                self.clock.watch = None
 
     def _fuse_preprocess(self, evaluator: Evaluator) -> None:
         if self.method == "ddtb":

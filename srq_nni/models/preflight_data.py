@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 from basicsr.utils.registry import DATASET_REGISTRY
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from srq_nni.errors import DataError, OptionError, did_you_mean, listing
 from srq_nni.models.rules import buildable, known, need, number
+from srq_nni.progress import track
 
 Sizes = dict[Path, tuple[int, int]]
 REQUIRED_OF_PAIRS = {
@@ -112,10 +112,7 @@ def check_image_folder(folder: Path, where: str) -> Sizes:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     if not files:
         raise DataError(f"{where}: '{folder}' is empty; put images ({listing(IMAGE_SUFFIXES)}) there")
-    return {
-        file: _check_image(file, where)
-        for file in tqdm(files, desc=f"Checking {folder.name}", disable=None, leave=False)
-    }
+    return {file: _check_image(file, where) for file in track(files, f"Checking {folder.name}", "image")}
 
 
 def _check_image(file: Path, where: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from srq_nni.progress import Calibration, track
+from srq_nni.progress import Reported, track
 
 
 @contextmanager
@@ -45,11 +45,11 @@ def _with_bars(build: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, An
 
 
 def _calibrating(step: Callable[[int], None], iterations: int) -> Callable[[int], None]:
-    shown = Calibration(iterations)
+    shown = Reported("Calibrating", "iteration")
 
     def optimize_parameters(current_iter: int) -> None:
-        shown.reached(current_iter - 1)
+        shown(current_iter - 1, iterations)
         step(current_iter)
-        shown.reached(current_iter)
+        shown(current_iter, iterations)
 
     return optimize_parameters

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.errors import SRQError
+from srq_nni.progress import track
 from srq_nni.report.experiment import Experiment
 
 CROP = 64  # pixels of the high-resolution image
@@ -81,7 +81,7 @@ def compare_images(experiment: Experiment, quantized: nn.Module, limit: int, sta
     count = min(limit, len(dataset))
     if count < len(dataset):
         result.notes.append(f"{count} of {len(dataset)} images of {result.dataset} are shown; --images raises it")
-    for index in tqdm(range(count), desc="Images", disable=None):
+    for index in track(range(count), "Comparing images", "image"):
         item = dataset[index]
         low = item["lq"][None]
         if len(result.low_resolution) < statistics_from:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from srq_nni.progress import track
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
 
@@ -96,7 +97,7 @@ def tensor_reports(model: nn.Module, images: Iterable[torch.Tensor]) -> list[Ten
             for name, quantizer in activation_quantizers(model)
         ]
         try:
-            for image in images:
+            for image in track(images, "Measuring errors" if last_pass else "Measuring ranges", "image"):
                 model(image)
         finally:
             for handle in handles:

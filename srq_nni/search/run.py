@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from srq_nni.errors import OptionError
+from srq_nni.progress import bar, track
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.grid import MAX_BITS
 from srq_nni.search.bank import Key
@@ -101,9 +101,11 @@ class _Search:
             spread(self.problem)
         self._measure_alone()
         indices = range(len(self.problem.widths))
-        uniform = {self.problem.widths[i]: self.point(np.full(len(self.names), i)) for i in indices}
-        self._check_possible(uniform)
-        best = self._within_loss() if self.budget.kind == "loss" else self._within_cost(list(uniform.values()))
+        most = len(indices) + (2 * self.checks if self.budget.kind == "loss" else 1 + self.checks)
+        with bar("Checking whole assignments", most, "assignment") as self.checked:
+            uniform = {self.problem.widths[i]: self.point(np.full(len(self.names), i)) for i in indices}
+            self._check_possible(uniform)
+            best = self._within_loss() if self.budget.kind == "loss" else self._within_cost(list(uniform.values()))
         alone = self._decibels(self.added)
         return SearchResult(
             self.problem,
@@ -124,6 +126,7 @@ class _Search:
             measured = self.problem.measurer.measure(self.problem.sites(assignment))
             summary = with_bits(self.problem.summary, self.problem.units, assignment)
             self.points[key] = Point(assignment, measured.psnr, self.float.psnr - measured.psnr, summary)
+            self.checked.update()
         return self.points[key]
 
     def choice(self, point: Point) -> np.ndarray:
@@ -176,7 +179,7 @@ class _Search:
         limit, losses = self.budget.limit, self._decibels(self.added)
         low, high, allowed = 0.0, float("inf"), limit
         best: Point | None = None
-        for _ in self._steps("Checking whole assignments"):
+        for _ in range(self.checks):
             choice = choose(self.costs, losses, allowed)
             point = None if choice is None else self.point(choice)
             if point is not None and point.loss <= limit:
@@ -257,9 +260,6 @@ class _Search:
         for _, up, down in sorted(ranked):
             yield _changed(choice, (up, -1), (down, 1))
 
-    def _steps(self, title: str) -> Iterator[int]:
-        yield from tqdm(range(self.checks), desc=title, disable=None, leave=False)
-
     def _gates(self, best: Point) -> tuple[Key, ...]:
         """Return the activations that DDTB should give a gate: those of greatest dynamic intensity below 8 bits."""
         widths = self.problem.sites(best.assignment)
@@ -273,7 +273,7 @@ class _Search:
 def measurements_alone(problem: Problem) -> Iterator[tuple[int, int, Measurement]]:
     """Yield (unit, width, measurement) of every unit quantized alone, measuring what is not known yet."""
     pairs = [(unit, width) for unit in range(len(problem.units)) for width in range(len(problem.widths))]
-    for unit, width in tqdm(pairs, desc="Quantizing one convolution at a time", disable=None, leave=False):
+    for unit, width in track(pairs, "Quantizing one convolution at a time", "measurement"):
         alone = {problem.units[unit].name: problem.widths[width]}
         yield unit, width, problem.measurer.measure(problem.only(alone))
 

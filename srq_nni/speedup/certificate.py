@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from srq_nni.speedup.integers import FLOAT32_LIMIT, INT32_LIMIT, IntegerConv, read_integers
+from srq_nni.speedup.integers import FLOAT32_LIMIT, INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
 from srq_nni.speedup.sources import default_sample, run_once
 from srq_nni.speedup.table import text_table
 
@@ -109,6 +109,7 @@ def certify(
     *,
     channels: int | None = None,
     integer_bias: bool = False,
+    integers: IntegerNetwork | None = None,
 ) -> Certificate:
     """Return the certificate of ``model``, counting its work at ``input_size`` (height, width). ``model`` is unchanged.
 
@@ -117,15 +118,17 @@ def certify(
         input_size: size of the low-resolution input in pixels; the share of work hardly depends on it.
         channels: of the input; by default those of the first convolution.
         integer_bias: count biases as integers of the accumulator, see ``read_integers``.
+        integers: of ``model``, if they have been read already; ``integer_bias`` is that of theirs then.
 
     Raises:
         ExportError: as ``read_integers``, or if the network does not run at ``input_size``.
     """
     network = copy.deepcopy(model).float().cpu().eval()
-    sample = default_sample(network, input_size, channels)
-    layers = read_integers(network, integer_bias=integer_bias, sample=sample).layers
+    if integers is None:
+        sample = default_sample(network, input_size, channels)
+        integers = read_integers(network, integer_bias=integer_bias, sample=sample)
     macs = count_macs(network, input_size, channels)
-    rows = tuple(_row(layer, macs.get(name, 0)) for name, layer in layers.items())
+    rows = tuple(_row(layer, macs.get(name, 0)) for name, layer in integers.layers.items())
     return Certificate(rows, sum(macs.values()), input_size)
 
 

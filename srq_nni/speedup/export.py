@@ -13,6 +13,7 @@ from torch import nn
 
 from srq_nni.atomic import atomic_file
 from srq_nni.errors import ExportError
+from srq_nni.progress import layers_run
 from srq_nni.speedup import markers
 from srq_nni.speedup.byte_products import inexact_without_vnni
 from srq_nni.speedup.certificate import Certificate, CertificateRow, certify
@@ -123,10 +124,10 @@ def export_onnx(
     target = writable(path)
     network, entries = _network(model)
     entries.update(metadata or {})
-    proto, _ = build_graph(network, rules, metadata=entries, integer_bias=integer_bias, sample=sample)
     channels = None if sample is None else sample.shape[1]
-    integer_bias = rules.integer_bias if integer_bias is None else integer_bias
-    certificate = certify(network, input_size, channels=channels, integer_bias=integer_bias)
+    with layers_run(network, 3, f"Exporting for {rules.name}"):  # to read integers, to trace, and to count
+        proto, integers = build_graph(network, rules, metadata=entries, integer_bias=integer_bias, sample=sample)
+        certificate = certify(network, input_size, channels=channels, integers=integers)
     content = proto.SerializeToString()
     write_atomically(target, content)
     verdicts = lint_graph(proto, rules)

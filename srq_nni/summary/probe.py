@@ -16,6 +16,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from srq_nni.compression.options import QuantizationOptions
 from srq_nni.compression.phases import phase_at
 from srq_nni.models.quant_sr_model import QuantSRModel
+from srq_nni.progress import bar
 from srq_nni.speedup.sources import default_sample
 from srq_nni.summary.rows import PhaseTime, TrainingTime
 
@@ -98,15 +99,22 @@ class _Stepper:
 
 def _measure(stepper: _Stepper, batch: int, patience: float) -> TrainingTime:
     first = stepper.phases[0]
-    stepper.seconds(first[1], 1)
-    single = stepper.seconds(first[1], 1) * (OBSERVING if first[0] == "observe" else 1)
-    images = max(1, int(patience / (single * 2 * len(stepper.phases))))
-    images = batch if 2 * images > batch else images
-    phases = []
-    for name, start, iterations in stepper.phases:
-        stepper.seconds(start, images)
-        measured = stepper.seconds(start + (iterations > 1), images)
-        phases.append(PhaseTime(name, iterations, measured * batch / images))
+    with bar("Measuring training steps", 2 + 2 * len(stepper.phases), "step") as progress:
+
+        def seconds(iteration: int, images: int) -> float:
+            measured = stepper.seconds(iteration, images)
+            progress.update()
+            return measured
+
+        seconds(first[1], 1)
+        single = seconds(first[1], 1) * (OBSERVING if first[0] == "observe" else 1)
+        images = max(1, int(patience / (single * 2 * len(stepper.phases))))
+        images = batch if 2 * images > batch else images
+        phases = []
+        for name, start, iterations in stepper.phases:
+            seconds(start, images)
+            measured = seconds(start + (iterations > 1), images)
+            phases.append(PhaseTime(name, iterations, measured * batch / images))
     return TrainingTime(tuple(phases), str(stepper.device), batch, images)
 
 

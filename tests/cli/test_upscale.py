@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,19 +54,6 @@ def test_a_folder_with_a_broken_image(here: Path, capsys: pytest.CaptureFixture[
         "out/b.webp: 23x17 -> 46x34",
     ]
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.webp", "b.webp"]
-
-
-def test_bars_on_a_terminal(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    (here / "in/broken.png").unlink()
-    main(["upscale", "in", "-m", "x2.onnx", "-o", "out", "--tile", "8", "--threads", "1"])
-    for words in ("Images:", "0/2", "Windows:"):
-        assert words in terminal.getvalue(), words
 
 
 def test_a_missing_model_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

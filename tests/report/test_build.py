@@ -16,6 +16,7 @@ from srq_nni.report.images import compare_images, mean_scores
 from srq_nni.speedup.bench import BenchReport, Row
 from srq_nni.speedup.machine import Machine
 from tests.sr_data import write_yaml
+from tests.terminals import standard_error
 
 BICUBIC = 30.999  # dB of astronaut, computed from the two files with imresize of BasicSR on float64 BGR
 
@@ -59,6 +60,17 @@ def test_page_and_pictures(page: Path) -> None:
     assert text.count("<svg") == 4
     outside = [link for link in re.findall(r"(?:src|href|srcset)=\"([^\"]+)\"", text) if link[:5] not in ("data:",)]
     assert outside == ["#images", "#training", "#quantizers", "#layers", "#size"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_bars(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    with standard_error(monkeypatch, is_terminal=is_terminal) as screen:
+        main(["report", str(experiment), "-o", str(tmp_path / "report"), "--images", "2"])
+    if is_terminal:
+        for words in (("Comparing images:", "0/2"), ("Measuring ranges:", "0/2"), ("Measuring errors:", "0/2")):
+            assert screen.shows(*words, "<", "image"), words
+    else:
+        assert screen.text == ""
 
 
 def test_what_is_missing_is_said(experiment: Path, tmp_path: Path) -> None:

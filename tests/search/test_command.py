@@ -12,6 +12,7 @@ from srq_nni.cli.main import main
 from srq_nni.search.measure import Measurer
 from tests.search.conftest import options_for
 from tests.sr_data import Missing, changed, float_checkpoint, write_yaml
+from tests.terminals import standard_error
 
 WRONG: list[tuple[list[str], str]] = [
     ([], "srq search wants one limit; give --max-loss dB, --max-size MB or --max-bops T"),
@@ -90,6 +91,24 @@ def test_wrong_options_are_one_sentence(
     float_checkpoint(work_folder / "other.pth")
     write_yaml(work_folder / "o.yml", changed(options_for(crops), key, value))
     assert expected in refused("--max-loss", "1")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize(
+    ("limit", "checks"), [("--max-size 0.25", "0/15"), ("--max-loss 9", "0/26")]
+)  # two widths, and what the mending of each may take at most
+def test_bars(
+    work_folder: Path, crops: Path, monkeypatch: pytest.MonkeyPatch, limit: str, checks: str, is_terminal: bool
+) -> None:
+    write_yaml(work_folder / "o.yml", options_for(crops))
+    command = f"search -opt o.yml {limit} --bits 8 3 --count 1 --size 12"
+    with standard_error(monkeypatch, is_terminal=is_terminal) as screen:
+        main(command.split())
+    if is_terminal:
+        assert screen.shows("Quantizing one convolution at a time:", "0/20", "<", "measurement")
+        assert screen.shows("Checking whole assignments:", checks, "<", "assignment")
+    else:
+        assert screen.text == ""
 
 
 def test_a_stopped_search_says_how_to_go_on_and_does(

@@ -9,6 +9,7 @@ from torch import nn
 from srq_nni.errors import ExportError
 from srq_nni.speedup import certify, integer_simulator
 from srq_nni.speedup.certificate import Certificate, CertificateRow, count_macs
+from srq_nni.speedup.integers import read_integers
 from srq_nni.speedup.simulator import IntegerConv2d
 from tests.speedup.networks import edsr, mixed, photo, quantize
 
@@ -33,6 +34,13 @@ def test_bound_counts_an_integer_bias() -> None:
     simulated = integer_simulator(network, integer_bias=True).get_submodule("body.0.conv1")
     assert isinstance(simulated, IntegerConv2d) and simulated.bias_codes is not None
     assert plain < with_bias <= plain + int(simulated.bias_codes.abs().max())
+
+
+def test_integers_that_were_read_already_give_the_same_certificate() -> None:
+    network = edsr("pams", 8).eval()
+    for flag in (False, True):
+        integers = read_integers(network, integer_bias=flag)
+        assert certify(network, integers=integers) == certify(network, integer_bias=flag)
 
 
 def test_coverage_counts_multiply_accumulates() -> None:

@@ -6,7 +6,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from srq_nni.errors import ExportError, OptionError
+from srq_nni.progress import track
 from srq_nni.speedup.bench.report import BenchReport, Difference, Row
 from srq_nni.speedup.bench.variants import Subject, Variant, subject_of
 from srq_nni.speedup.engine_rules import get_rules
@@ -39,7 +40,6 @@ def benchmark(
     repeats: int = 9,
     threads: int | None = 1,
     name: str | None = None,
-    on_round: Callable[[int, int], None] | None = None,
 ) -> BenchReport:
     """Measure one network in float32, bfloat16 and INT8 on every engine, in turns (A B C A B C ...).
 
@@ -51,7 +51,6 @@ def benchmark(
         repeats: rounds that count, after one that does not.
         threads: of the engines; None leaves the choice to them.
         name: of the network in the report, in place of the file's.
-        on_round: called before the first round and after each with (rounds done, rounds in all).
 
     Raises:
         OptionError: for a size, a number or an engine that is not allowed.
@@ -69,11 +68,12 @@ def benchmark(
             model, Path(folder), engines=list(dict.fromkeys(chosen)), size=size, threads=threads, name=name
         )
     image = photograph(subject.channels, size) * subject.value_range
-    samples = _in_turns(subject, image, repeats, on_round)
+    samples = _in_turns(subject, image, repeats)
     small = photograph(subject.channels, (min(size[0], COMPARED), min(size[1], COMPARED))) * subject.value_range
     expected: dict[int, torch.Tensor] = {}
+    compared = track(subject.variants, "Comparing with the simulator", "variant")
     rows = tuple(
-        _row(variant, samples.get(number), small, subject, expected) for number, variant in enumerate(subject.variants)
+        _row(variant, samples.get(number), small, subject, expected) for number, variant in enumerate(compared)
     )
     return BenchReport(subject.name, size, threads, repeats, this_machine(), rows)
 
@@ -100,13 +100,9 @@ def difference(output: torch.Tensor, expected: torch.Tensor, white: float = 1.0)
     )
 
 
-def _in_turns(
-    subject: Subject, image: torch.Tensor, repeats: int, on_round: Callable[[int, int], None] | None
-) -> dict[int, _Samples]:
+def _in_turns(subject: Subject, image: torch.Tensor, repeats: int) -> dict[int, _Samples]:
     samples = {number: _Samples([], []) for number, variant in enumerate(subject.variants) if variant.speedup}
-    for repetition in range(repeats + 1):
-        if on_round is not None:
-            on_round(repetition, repeats + 1)
+    for repetition in track(range(repeats + 1), f"Measuring {subject.name}", "round"):
         for number, taken in samples.items():
             speedup = subject.variants[number].speedup
             assert speedup is not None
@@ -116,8 +112,6 @@ def _in_turns(
             if repetition:  # the first round warms up
                 taken.wall.append(seconds)
                 taken.cpu.append(cpu)
-    if on_round is not None:
-        on_round(repeats + 1, repeats + 1)
     return samples
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from srq_nni.errors import OptionError
+from srq_nni.progress import track
 from srq_nni.quantization.layers import quantized_convolutions
 from srq_nni.speedup.bench.floats import has_quantizers, without_quantizers
 from srq_nni.speedup.engine import EngineSpeedup
@@ -101,7 +102,7 @@ def subject_of(
     plain = export_float_onnx(network, folder / "float.onnx")
     quantized = any(quantized_convolutions(network))
     variants: list[Variant] = []
-    for engine in engines:
+    for engine in track(engines, "Building engines", "engine"):
         integer, simulator = None, None
         if quantized:
             integer = folder / f"{engine}.onnx"
@@ -127,7 +128,7 @@ def _from_file(
     if channels < 1:
         raise OptionError(f"'{path}' does not say how many channels its images have; write it again with srq export")
     variants: list[Variant] = []
-    for engine in engines:
+    for engine in track(engines, "Building engines", "engine"):
         own = integer if entries.get("engine", engine) == engine else None
         variants += _of_engine(engine, plain, own, None, (1, channels, *size), threads)
     return Subject(name or path.name, channels, value_range_of(entries) or 1.0, tuple(variants))
