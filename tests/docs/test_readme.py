@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from tests.docs import project
 from tests.docs.pages import Block, blocks
 from tests.sr_data import REPOSITORY
 
-FEW = "train:total_iter=4 logger:save_checkpoint_freq=2 datasets:train:batch_size_per_gpu=2"
+FEW = "train:total_iter=4 logger:save_checkpoint_freq=2 val:val_freq=4 datasets:train:batch_size_per_gpu=2"
 
 
 @pytest.fixture
@@ -47,13 +48,14 @@ def alone(block: Block) -> None:
 def test_from_a_clone_to_integers(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs, commands = steps()
     alone(pairs)
-    for name in ("HR", "LR"):
-        assert len(list((clone / "mine" / name).glob("*.png"))) == 2
+    for kind, name in itertools.product(("train", "val"), ("HR", "LR")):
+        assert len(list((clone / "mine" / kind / name).glob("*.png"))) == 1
     commands.run({})
     printed = capsys.readouterr().out
     assert "10 of 10 quantized convolutions in integers, accumulators exact in int32; coverage 64.6%" in printed
     assert re.search(r"openvino +int8 \+ float32 .* 10 of 14 ", printed), "the engine says what it ran"
-    assert (clone / "experiments/mine/report/report.html").is_file()
+    page = (clone / "experiments/mine/report/report.html").read_text()
+    assert "no images" not in page and "Not benchmarked" not in page
     for path in (clone / "my_photos").glob("*.png"):
         small, large = (cv2.imread(str(file)) for file in (path, clone / "enlarged" / path.name))
         assert large.shape == (2 * small.shape[0], 2 * small.shape[1], 3)
@@ -63,6 +65,6 @@ def test_from_a_clone_to_integers(clone: Path, capsys: pytest.CaptureFixture[str
 
 def test_pairs_are_what_basicsr_reads(clone: Path) -> None:
     alone(steps()[0])
-    for path in (clone / "mine/HR").glob("*.png"):
-        high, low = cv2.imread(str(path)), cv2.imread(str(clone / "mine/LR" / path.name))
+    for path in clone.glob("mine/*/HR/*.png"):
+        high, low = cv2.imread(str(path)), cv2.imread(str(path.parents[1] / "LR" / path.name))
         assert high.shape == (2 * low.shape[0], 2 * low.shape[1], 3) == (96, 120, 3)

@@ -85,7 +85,7 @@ def test_what_is_missing_is_said(experiment: Path, tmp_path: Path) -> None:
     assert "No text log of training in this folder." in text
     assert "No numbered checkpoint and no TensorBoard curves" in text
     assert "Activations need validation images." in text
-    assert "Not benchmarked: the result of srq bench CHECKPOINT --json tiny/bench.json" in text
+    assert f"Not benchmarked: the result of srq bench CHECKPOINT --json {folder}/bench.json" in text
 
 
 def test_benchmarks_in_the_folder_are_shown(experiment: Path, tmp_path: Path) -> None:
