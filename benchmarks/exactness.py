@@ -3,8 +3,9 @@
     python benchmarks/exactness.py --out benchmarks/results/exactness.md [--checkpoints RUN/net_g_latest.pth ..]
 
 The first table takes ``weights/EDSR_x2_f32b5.pth`` with bounds calibrated on other photographs, for each method, width
-and wiring; then the checkpoints, if any are given; each on photographs of ``data/photos``. The second writes the same
-network in ways that ``srq export`` does not, to measure what each rule of the export is for.
+and wiring; then the checkpoints, if any are given; each on photographs of ``data/photos``. Where an engine differs from
+the simulator, ``explain_difference`` finds by which codes, and how far from ties these are. The second table writes the
+same network in ways that ``srq export`` does not, to measure what each rule of the export is for.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import srq_nni
 from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.atomic import atomic_file
 from srq_nni.quantization.layers import calibrate
-from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
+from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, explain_difference, integer_simulator
 from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine_rules import ENGINES, INT8, UINT8, Container, EngineRules
 from srq_nni.speedup.graph import build_graph
@@ -65,7 +66,7 @@ def calibrated(method: str, bits: int, wiring: str, images: list[torch.Tensor]) 
 
 def compare(speedup: Any, simulator: nn.Module, images: list[torch.Tensor]) -> Row:
     """Return PSNR, largest difference, and the shares of values that differ, as cells."""
-    with torch.no_grad():
+    with torch.inference_mode():
         pairs = [(speedup.inference(image)[0].double() * 255, simulator(image).double() * 255) for image in images]
     error = torch.cat([(a - b).abs().flatten() for a, b in pairs])
     levels = torch.cat([(a.round() - b.round()).abs().flatten() for a, b in pairs])
@@ -88,7 +89,19 @@ def exported(network: nn.Module, engine: str, images: list[torch.Tensor]) -> Row
         cells = compare(speedup, integer_simulator(network, engine=engine), images)
         assert speedup.report is not None
         lossy = len(speedup.report.inexact_without_vnni)
-    return (*cells, f"{report.integer_convolutions} of {len(report.kernels)}", str(lossy))
+    return (
+        *cells,
+        *causes(network, engine, images),
+        f"{report.integer_convolutions} of {len(report.kernels)}",
+        str(lossy),
+    )
+
+
+def causes(network: nn.Module, engine: str, images: list[torch.Tensor]) -> Row:
+    """Return what a difference is, by which codes, how far from ties, and what is left with them, as cells."""
+    found = explain_difference(network, images, engine, threads=1)
+    count = sum(others.count for others in found.others)
+    return found.kind, str(count), f"{found.distance:.1g}" if count else "-", f"{found.remaining:.2g}"
 
 
 def written_otherwise(
@@ -208,22 +221,31 @@ def main() -> None:
             network = calibrated(method, bits, "deploy", start)
             rest = Emulated(bfloat16_rest(integer_simulator(network)))
             emulated.append((method, str(bits), *compare(rest, integer_simulator(network), images)))
-    cells = ("PSNR, dB", "largest, levels", "over 0.01 levels", "after rounding, levels", "convolutions in integers")
+    integers = "convolutions in integers"
+    cells = ("PSNR, dB", "largest, levels", "over 0.01 levels", "after rounding, levels")
+    why = ("cause", "other codes", "largest distance from a tie, steps", "largest with the engine's codes, levels")
+    columns = (*cells, *why, integers, "layers exact with VNNI only")
     parts = [
         "# Exactness: engines against the integer simulator",
         f"{provenance()}. VNNI: {'yes' if has_vnni() else 'no'}. {_versions()} {len(images)} photographs of "
         f"{CROP} x {CROP} pixels, x2, before rounding to 8 bits unless stated.",
         "## Calibrated EDSR (32 features, 5 blocks), as exported",
-        table(("method", "bits", "wiring", "engine", *cells, "layers exact with VNNI only"), measured),
+        "Cause: `exact` is below 0.01 levels. `tie`: codes differ whose values are at a tie, at most the stated part "
+        "of a step away, and nothing else; with these codes of the engine the simulator gives the image of the engine. "
+        "`lossy`: more differs, and there are layers that this CPU rounds or saturates. `unexplained`: more differs.",
+        table(("method", "bits", "wiring", "engine", *columns), measured),
     ]
     if trained:
-        parts += ["## Trained", table(("run", "engine", *cells, "layers exact with VNNI only"), trained)]
-    parts += ["## Written in other ways (PAMS, wiring deploy)", table(("bits", "engine", "file", *cells), otherwise)]
+        parts += ["## Trained", table(("run", "engine", *columns), trained)]
+    parts += [
+        "## Written in other ways (PAMS, wiring deploy)",
+        table(("bits", "engine", "file", *cells, integers), otherwise),
+    ]
     parts += [
         "## Float layers in bfloat16, emulated (wiring deploy)",
         "The integer simulator with weights, inputs and outputs of its float convolutions rounded to bfloat16, against "
         "the simulator itself: what an exact integer body costs beside a bfloat16 head and tail.",
-        table(("method", "bits", *cells[:-1]), emulated),
+        table(("method", "bits", *cells), emulated),
     ]
     with atomic_file(args.out) as file:
         file.write(("\n\n".join(parts) + "\n").encode())

@@ -9,19 +9,23 @@ from srq_nni.speedup.onnxruntime import ModelSpeedupONNXRuntime
 from srq_nni.speedup.openvino import ModelSpeedupOpenVINO
 from srq_nni.speedup.simulator import integer_simulator
 from srq_nni.speedup.tensorrt import ModelSpeedupTensorRT
+from srq_nni.speedup.ties import Explanation, OtherCodes, explain_difference
 
 __all__ = [
     "Certificate",
     "CertificateRow",
+    "Explanation",
     "ExportReport",
     "LayerReport",
     "LintReport",
     "ModelSpeedupONNXRuntime",
     "ModelSpeedupOpenVINO",
     "ModelSpeedupTensorRT",
+    "OtherCodes",
     "PrecisionReport",
     "Verdict",
     "certify",
+    "explain_difference",
     "export_float_onnx",
     "export_onnx",
     "integer_simulator",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -184,13 +184,20 @@ class EngineSpeedup(BaseModelSpeedup):
         Raises:
             ExportError: before ``compress`` or ``load_quantized_model``, or for a tensor of another shape or dtype.
         """
-        self._loaded()
-        self.check_input(test_data)
-        array = np.ascontiguousarray(test_data.detach().cpu().float().numpy())
+        array = self._array(test_data)
         start = time.perf_counter()
-        output = self._run(array)
+        output = self._run(array)[0]
         seconds = time.perf_counter() - start
         return torch.from_numpy(np.array(output)), seconds
+
+    def outputs(self, test_data: torch.Tensor) -> list[np.ndarray]:
+        """Return every output of the file in its order; ``inference`` returns the first. Errors as there."""
+        return [np.array(output) for output in self._run(self._array(test_data))]
+
+    def _array(self, test_data: torch.Tensor) -> np.ndarray:
+        self._loaded()
+        self.check_input(test_data)
+        return np.ascontiguousarray(test_data.detach().cpu().float().numpy())
 
     def check_input(self, test_data: torch.Tensor) -> None:
         """Raise ``ExportError`` for a tensor that is no batch of float images with the right channels."""
@@ -212,7 +219,8 @@ class EngineSpeedup(BaseModelSpeedup):
         """Build the engine from an ONNX file and return what ``export_quantized_model`` writes."""
         raise NotImplementedError
 
-    def _run(self, array: np.ndarray) -> np.ndarray:
+    def _run(self, array: np.ndarray) -> Sequence[np.ndarray]:
+        """Return every output of the file, in its order."""
         raise NotImplementedError
 
     def _loaded(self) -> bytes:

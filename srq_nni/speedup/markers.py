@@ -92,21 +92,35 @@ class TraceableGate(nn.Module):
 
     def __init__(self, gate: Gate) -> None:
         super().__init__()
+        per_sample = gate.statistics == "per_sample"
+        self.means, self.hidden = RangeGrid(per_sample), RangeGrid(per_sample)
         self.norm = gate.norm
-        self.per_sample = gate.statistics == "per_sample"
         self.register_buffer("reduce", gate.quantized_weight("reduce").detach() + 0.0)  # no -0.0
         self.register_buffer("expand", gate.quantized_weight("expand").detach() + 0.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (N, 2) of ``x`` (N, C, H, W)."""
-        hidden = F.conv2d(self._quantize(x.mean((2, 3), keepdim=True)), self.get_buffer("reduce"))
+        hidden = F.conv2d(self.means(x.mean((2, 3), keepdim=True)), self.get_buffer("reduce"))
         hidden = F.relu(self.norm(hidden))
-        return F.conv2d(self._quantize(hidden), self.get_buffer("expand")).flatten(1)
+        return F.conv2d(self.hidden(hidden), self.get_buffer("expand")).flatten(1)
 
-    def _quantize(self, x: torch.Tensor) -> torch.Tensor:
+
+class RangeGrid(nn.Module):
+    """The grid from smallest to largest value, of each image or of the whole batch, on which a gate computes."""
+
+    def __init__(self, per_sample: bool) -> None:
+        super().__init__()
+        self.per_sample = per_sample
+
+    def of(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return step, smallest and largest code for ``x`` (N, C, 1, 1), each (N or 1, 1, 1, 1)."""
         axes = (1, 2, 3) if self.per_sample else (0, 1, 2, 3)
         lower, upper = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
-        step, low, high = ddtb_codes(lower, upper, GATE_BITS, limit_levels=self.per_sample)
+        return ddtb_codes(lower, upper, GATE_BITS, limit_levels=self.per_sample)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``x`` on its grid."""
+        step, low, high = self.of(x)
         return torch.minimum(torch.maximum(torch.round(x / step), low), high) * step
 
 

@@ -13,6 +13,7 @@ are exact on CPUs without VNNI only with the session option ``PRECISION``, which
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
             options.optimized_model_filepath = str(optimized)
         return runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def _run(self, array: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self._session.get_inputs()[0].name: array})[0]
+    def _run(self, array: np.ndarray) -> Sequence[np.ndarray]:
+        found: list[np.ndarray] = self._session.run(None, {self._session.get_inputs()[0].name: array})
+        return found
 
     def precision_report(self) -> PrecisionReport:
         """Return the node type of each convolution in the graph as ONNX Runtime optimized it."""

@@ -7,6 +7,7 @@ float32 rounding of a tie between two codes. At 8 bits layers with large weights
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -80,8 +81,9 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
         self._compiled = engine.compile_model(engine.read_model(content), "CPU", options)
         return content
 
-    def _run(self, array: np.ndarray) -> np.ndarray:
-        return self._compiled(array)[0]
+    def _run(self, array: np.ndarray) -> Sequence[np.ndarray]:
+        found: tuple[np.ndarray, ...] = self._compiled(array).to_tuple()
+        return found
 
     def precision_report(self) -> PrecisionReport:
         """Return the precision of each convolution, read from OpenVINO's execution graph."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.onnx_graph import OnnxGraph
 
 ELEMENTWISE = ("Add", "Clip", "DequantizeLinear", "Div", "Max", "Min", "Mul", "QuantizeLinear", "Relu", "Round")
 
@@ -23,6 +24,27 @@ def reorder_pixel_shuffles(proto: Any) -> int:
     """
     graph = _Graph(proto)
     return sum(graph.reorder(node) for node in proto.graph.node if node.op_type == "DepthToSpace")
+
+
+def reordered_for(graph: OnnxGraph, tensor: str) -> int:
+    """Return the block size of the DepthToSpace for which ``tensor`` has its channels in another order, 1 for none."""
+    readers = graph.readers(tensor)
+    while len(readers) == 1 and readers[0].op_type in ELEMENTWISE:
+        readers = graph.readers(readers[0].output[0])
+    if len(readers) != 1 or readers[0].op_type != "DepthToSpace":
+        return 1
+    attributes = {attribute.name: attribute for attribute in readers[0].attribute}
+    return attributes["blocksize"].i if attributes["mode"].s == b"DCR" else 1
+
+
+def in_original_order(array: np.ndarray, block: int) -> np.ndarray:
+    """Return ``array`` (N, C, H, W), reordered for ``block``, in the order of the network."""
+    return array[:, np.argsort(_order(array.shape[1], block))]
+
+
+def _order(channels: int, block: int) -> np.ndarray:
+    """Return the channels of the network in the order of the file."""
+    return np.arange(channels).reshape(-1, block * block).T.ravel()
 
 
 class _Graph:
@@ -44,7 +66,7 @@ class _Graph:
         block = attributes["blocksize"].i
         for name, axis in found:
             array = self.numpy_helper.to_array(self.constants[name])
-            order = np.arange(array.shape[axis]).reshape(-1, block * block).T.ravel()
+            order = _order(array.shape[axis], block)
             new = self.numpy_helper.from_array(np.ascontiguousarray(array.take(order, axis)), name)
             self.constants[name].CopyFrom(new)
         attributes["mode"].s = b"DCR"

@@ -44,23 +44,32 @@ class IntegerActivation2d(nn.Module):
         else:
             self.grid = quantizer.grid()
             device = quantizer.bounds()[0].device
-            self.register_buffer("scale", torch.tensor(self.grid.scale, device=device), persistent=False)
+            limits = {"scale": self.grid.scale, "low": float(self.grid.minimum), "high": float(self.grid.maximum)}
+            for name, limit in limits.items():
+                self.register_buffer(name, torch.tensor(limit, device=device), persistent=False)
 
-    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the codes of ``x`` (N, ...) as integers held in float32, and their scale, 0-d or (N, 1, 1, 1)."""
+    def grid_of(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return step, smallest and largest code for ``x`` (N, ...), each 0-d or (N, 1, 1, 1), float32."""
         if self.image_codes is not None:
             step, low, high = self.image_codes(x)
-            return torch.minimum(torch.maximum(torch.div(x, step).round_(), low), high), step
-        assert self.grid is not None
-        scale = self.get_buffer("scale")
-        return torch.div(x, scale).round_().clamp_(self.grid.minimum, self.grid.maximum), scale
+            return step, low, high
+        return self.get_buffer("scale"), self.get_buffer("low"), self.get_buffer("high")
+
+    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the codes of ``x`` (N, ...) as integers held in float32, and the step, see ``grid_of``."""
+        step, low, high = self.grid_of(x)
+        return torch.div(x, step).round_().clamp_(low, high), step
+
+    @staticmethod
+    def dequantize(codes: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        """Return the value of ``codes``, float32; the convolution that reads it gets the codes."""
+        value = codes * step
+        setattr(value, _CODES, (codes, step, _version(value)))
+        return value
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` on the grid, float32."""
-        codes, scale = self.codes(x.float())
-        value = codes * scale
-        setattr(value, _CODES, (codes, scale, _version(value)))
-        return value
+        return self.dequantize(*self.codes(x.float()))
 
     def extra_repr(self) -> str:
         grid = self.grid

@@ -32,14 +32,13 @@ from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.layers import activation_quantizers, attach_quantizer, calibrate
 from srq_nni.quantization.methods import METHODS
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
-from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine import EngineSpeedup
+from srq_nni.speedup.ties import explain_difference
 from tests.speedup.architectures import randomize_norms
 from tests.speedup.networks import difference, distance_from_ties, photo
 
 ENGINES: dict[str, type[EngineSpeedup]] = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
 TOLERANCE = 0.01  # grey levels, for an output in [-1, 1]
-NEAR = 4e-6  # of the range of a grid: so far from a tie float32 rounding of the layers before may move a value
 CROPS = [(20, 40), (130, 150), (240, 260), (350, 370), (60, 300), (300, 60)]
 
 
@@ -171,12 +170,12 @@ class Outcome:
     """What came out of one network on one engine.
 
     Attributes:
-        kind: ``exact``; ``tie`` (a value near a tie, and a difference); ``lossy`` (this CPU, see ``byte_products``);
-            ``refused`` (the export said why not); ``WRONG``.
+        kind: ``exact``, ``tie`` or ``lossy`` as in ``ties.Explanation``; ``refused`` (the export said why not);
+            ``WRONG``.
         largest: difference in grey levels over the largest output, if that is above 1.
-        tie: distance from the nearest tie, in ranges of its grid.
+        tie: distance of any value from the nearest tie, in ranges of its grid.
         promised, ran: convolutions in integers, by the report of the export and by the engine.
-        message: of a refusal or an error.
+        message: of a refusal or an error; how far from ties the codes were that differ, and what else did.
     """
 
     kind: str
@@ -216,20 +215,11 @@ def check(number: int, engine: str, folder: Path) -> Outcome:
         return found("WRONG", message=f"{promised} layers promised in integers and {ran} ran so")
     if largest < TOLERANCE:
         return found("exact")
-    if engine == "openvino" and has_vnni() is not True and report.inexact_without_vnni:
-        return found("lossy")
-    explained = tie < NEAR or _moves_by_itself(simulator, images, expected)
-    return found("tie" if explained else "WRONG", message="they differ")
-
-
-@torch.no_grad()
-def _moves_by_itself(simulator: nn.Module, images: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether the simulator gives another image, too, if its input changes by 1e-6: a tie is near, seen from it."""
-    for _ in range(12):
-        noise = 1 + 1e-6 * torch.randn_like(images)
-        if float(difference(simulator(images * noise), expected).max()) >= TOLERANCE:
-            return True
-    return False
+    white = max(1.0, float(expected.abs().max()))
+    explanation = explain_difference(network, images, engine, value_range=white, threads=1)
+    if explanation.kind not in ("tie", "lossy"):
+        return found("WRONG", message=str(explanation))
+    return found(explanation.kind, message=f"{explanation.distance:.2g} steps, {explanation.remaining:.2g} levels")
 
 
 def run(numbers: range, results: Path | None) -> dict[tuple[int, str], Outcome]:

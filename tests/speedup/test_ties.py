@@ -1,0 +1,191 @@
+"""Explaining what an engine computes differently: codes at ties, and everything else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import srq_nni
+from srq_nni.errors import ExportError
+from srq_nni.speedup import Explanation, OtherCodes, explain_difference, ties
+from srq_nni.speedup.simulator import IntegerActivation2d, integer_simulator
+from tests.speedup.architectures import quantized
+from tests.speedup.networks import edsr, photo, photo_away_from_ties
+from tests.speedup.random_networks import CROPS, random_network
+
+pytest.importorskip("onnx")
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "checkpoint_v1.pth"
+ENGINES = ("openvino", "onnxruntime")
+
+
+def explained(network: nn.Module, images: torch.Tensor, engine: str, **options: Any) -> Explanation:
+    pytest.importorskip(engine)
+    return explain_difference(network, images, engine, threads=1, **options)
+
+
+def test_distance_is_that_from_the_values_which_get_the_code() -> None:
+    ratio = torch.tensor([0.49, 0.51, 0.5, 1.2, 9.0, -9.0, 2.4, 0.0]).double()
+    codes = torch.tensor([1.0, 0.0, 1.0, 3.0, 3.0, -2.0, 3.0, 4.0]).double()
+    low, high = torch.tensor(-2.0), torch.tensor(3.0)
+    expected = [0.01, 0.01, 0.0, 1.3, 0.0, 0.0, 0.1, math.inf]  # the ends get all beyond them; 4 is no code
+    assert torch.allclose(ties._steps_from(ratio, codes, low, high), torch.tensor(expected).double())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("arch", "method", "options"),
+    [
+        ("EDSR", "pams", {"wiring": "deploy"}),
+        ("EDSR", "pams", {"wiring": "deploy", "head": 6, "tail": 6}),  # codes are shuffled, in another order
+        ("RDN", "pams", {"wiring": "deploy"}),  # quantizers on the parts of a concatenation as well
+        ("SRResNet", "ddtb", {"wiring": "paper", "gated": True}),
+    ],
+)
+def test_every_quantizer_of_the_simulator_takes_the_codes_of_the_engine(
+    engine: str, arch: str, method: str, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: dict[str, int] = {}
+    take = ties._EngineCodes._take
+
+    def noted(self: Any, name: str, quantizer: IntegerActivation2d, x: torch.Tensor) -> Any:
+        chosen = take(self, name, quantizer, x)
+        taken[name] = taken.get(name, 0) + (chosen is not None)
+        return chosen
+
+    monkeypatch.setattr(ties._EngineCodes, "_take", noted)
+    network = quantized(arch, method, 4, **options)
+    simulator = integer_simulator(network, engine=engine)
+    found = explained(network, photo_away_from_ties(simulator), engine)
+    assert found.kind in ("exact", "tie") and found.remaining < 0.01 and found.distance < ties.NEAR
+    quantizers = sum(isinstance(module, IntegerActivation2d) for module in simulator.modules())
+    assert len(taken) == quantizers and set(taken.values()) == {1}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_codes_at_ties_are_told_from_other_codes(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulator whose first layer is moved by a hundred-thousandth of a step differs at ties; by a tenth, beyond."""
+    network = edsr("ddtb", 6)
+    quantizer: Any = integer_simulator(network).get_submodule("body.0.conv1.input_quantizer")
+
+    def moved(steps: float) -> Explanation:
+        def simulator(*arguments: Any, **options: Any) -> nn.Module:
+            network = integer_simulator(*arguments, **options)
+            conv: Any = network.get_submodule("conv_first")
+            conv.bias += steps * quantizer.grid.scale
+            return network
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ties, "integer_simulator", simulator)
+            return explained(network, photo(96, 100), engine)
+
+    near, far = moved(1e-5), moved(0.1)
+    assert near.kind == "tie" and near.largest > 0.01 > near.remaining
+    assert near.distance == pytest.approx(1e-5, abs=1e-5)
+    assert far.kind == "unexplained"
+    assert far.others[0].name == "body.0.conv1.input" and far.others[0].count > 100
+    assert far.others[0].distance == pytest.approx(0.1, rel=0.01)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_tie_inside_a_gate_is_found(engine: str) -> None:
+    """Random network 0: an engine may give one image another step, as a value in its gate is within 1e-7 of a tie."""
+    images = torch.cat([photo(20, *crop)[..., :18] for crop in CROPS])
+    found = explained(random_network(0), images, engine)
+    assert found.remaining < 0.01 and found.kind in ("exact", "tie")
+    for other in found.others:
+        assert other.name == "4.conv.input.gate" and other.distance < 1e-6
+
+
+def test_distances_in_a_gate_are_those_of_its_nearest_value() -> None:
+    network = quantized("EDSR", "ddtb", 4, "paper", gated=True)
+    x = torch.randn(3, 16, 8, 8)
+    gate = next(module for module in integer_simulator(network).modules() if isinstance(module, ties.TraceableGate))
+    means = x.mean((2, 3), keepdim=True)
+    ratio = means / gate.means.of(means)[0]
+    nearest = (ratio - ratio.floor() - 0.5).abs().flatten(1).amin(1)
+    assert (ties._distances_in_gate(gate, x) <= nearest + 1e-6).all()
+    assert ties._distances_in_gate(gate, x).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("largest", "remaining", "distance", "lossy", "kind"),
+    [
+        (0.009, 0.009, 0.0, (), "exact"),
+        (2.0, 0.001, 1e-5, (), "tie"),
+        (2.0, 0.001, 1e-5, ("body.0.conv1",), "tie"),
+        (2.0, 0.02, 1e-5, (), "unexplained"),
+        (2.0, 0.001, 0.1, (), "unexplained"),
+        (2.0, 0.001, 0.1, ("body.0.conv1",), "lossy"),
+    ],
+)
+def test_kinds(largest: float, remaining: float, distance: float, lossy: tuple[str, ...], kind: str) -> None:
+    assert Explanation("openvino", largest, remaining, (OtherCodes("a", 1, distance),), lossy).kind == kind
+
+
+def test_it_says_what_it_found() -> None:
+    others = (OtherCodes("body.0.conv1.input", 3, 1.2e-6),)
+    assert str(Explanation("openvino", 0.9, 0.0002, others)).splitlines() == [
+        "openvino: tie, largest difference 0.9 grey levels, 0.0002 with the codes of the engine",
+        "quantizer           other codes  steps from a tie",
+        "body.0.conv1.input  3            1.2e-06",
+    ]
+    assert str(Explanation("openvino", 0.0, 0.0, ())) == (
+        "openvino: exact, largest difference 0 grey levels, 0 with the codes of the engine"
+    )
+
+
+def test_a_checkpoint_and_another_range() -> None:
+    pytest.importorskip("onnxruntime")
+    found = [
+        explain_difference(source, photo(32), "onnxruntime", value_range=white)
+        for source, white in ((srq_nni.load(CHECKPOINT), 1.0), (CHECKPOINT, 255.0))
+    ]
+    assert found[0].remaining == pytest.approx(255 * found[1].remaining)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("tensorrt", "engine: 'tensorrt' does not show its codes; give one of openvino, onnxruntime"),
+        (
+            "openvin",
+            "engine: 'openvin' is not known; give one of openvino, onnxruntime, tensorrt; did you mean 'openvino'?",
+        ),
+    ],
+)
+def test_other_engines_are_refused(engine: str, message: str) -> None:
+    with pytest.raises(ExportError) as error:
+        explain_difference(edsr("pams", 4), photo(32), engine)
+    assert str(error.value) == message
+
+
+def test_a_wrong_graph_is_not_called_a_tie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the Clip the codes of 4 bits run to the ends of the byte."""
+    network = edsr("pams", 4)
+    quantizer: Any = network.get_submodule("body.0.conv1.input_quantizer")
+    quantizer.alpha.data.mul_(0.2)  # many values are beyond it
+    monkeypatch.setattr(ties, "export_onnx", _without_clips(ties.export_onnx))
+    found = explained(network, photo(32), "onnxruntime")
+    assert found.kind == "unexplained" and math.isinf(found.distance)
+
+
+def _without_clips(export: Any) -> Any:
+    import onnx
+
+    def write(model: nn.Module, path: Path, engine: str, **options: Any) -> Any:
+        report = export(model, path, engine, **options)
+        proto = onnx.load(path)
+        for node in proto.graph.node:
+            if node.op_type == "Clip":
+                node.op_type = "Identity"
+                del node.input[1:]
+        onnx.save(proto, path)
+        return report
+
+    return write
