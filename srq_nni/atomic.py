@@ -21,6 +21,35 @@ REMEDIES = {
 }
 
 
+def file_to_write(path: str | os.PathLike[str], *sources: str | os.PathLike[str], ending: str = "") -> Path:
+    """Return the path of a file that a command may write, before it begins to work.
+
+    Args:
+        path: as the user gave it.
+        sources: files that are read for it, and must not be lost.
+        ending: with which it has to end; files of that kind are told by it.
+
+    Raises:
+        WriteError: if it is a folder, its folder does not exist, it is one of ``sources``, or it ends otherwise.
+    """
+    target = Path(path).expanduser()
+    if target.is_dir():
+        raise WriteError(
+            f"'{target}' is a folder; give the name of a file in it, such as '{target / f'model{ending}'}'"
+        )
+    if not target.parent.is_dir():
+        raise WriteError(f"the folder '{target.parent}' of '{target}' does not exist; create it first")
+    if target.exists() and any(_same(target, Path(source).expanduser()) for source in sources):
+        raise WriteError(f"'{target}' is the file that is read; give another name to write to")
+    if not target.name.lower().endswith(ending):
+        raise WriteError(f"'{target}' does not end with {ending}; give a name that does, such as '{target}{ending}'")
+    return target
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes ``path`` when the block ends well; otherwise ``path`` stays as it was.

@@ -37,6 +37,7 @@ COMPARED = (
     "limit_levels",
     "gate_statistics",
 )
+OTHER_FILES = {".onnx": "it is an ONNX file", ".yml": "it is an option file", ".yaml": "it is an option file"}
 TRAINING_ONLY = (
     "calibration",
     "gate_gradient",
@@ -67,6 +68,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: if the file is missing, is not a checkpoint, or has a newer format.
     """
     path = Path(os.path.expanduser(path))
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint '{path}' is a folder; give the path of a .pth file in it")
     if not path.is_file():
         siblings = [item.name for item in path.parent.glob("*.pt*")] if path.parent.is_dir() else []
         near = did_you_mean(path.name, siblings)
@@ -92,6 +95,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = "it is damaged, no file of torch.save, or holds more than tensors"
         if isinstance(error, OSError | RuntimeError) and str(error).strip():
             reason = str(error).strip().splitlines()[0]  # other errors name a byte, or how to run the file's code
+        reason = OTHER_FILES.get(path.suffix.lower(), reason)
         raise CheckpointError(
             f"checkpoint '{path}' cannot be read ({reason[:120]}); give a file of tensors written by torch.save"
         ) from None

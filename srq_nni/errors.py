@@ -51,10 +51,18 @@ class Stopped(KeyboardInterrupt):
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed spelling, or an empty string."""
-    near = get_close_matches(str(given), [str(name) for name in allowed], n=5, cutoff=0.5)
-    letters = sorted(str(given).lower())
-    swapped = [name for name in near if sorted(name.lower()) == letters]  # EDRS is EDSR rather than EDVR
-    return f"; did you mean '{(swapped or near)[0]}'?" if near else ""
+    found = nearest(given, allowed)
+    return "" if found is None else f"; did you mean '{found}'?"
+
+
+def nearest(given: object, allowed: Iterable[str]) -> str | None:
+    """Return the allowed spelling that was probably meant, or None."""
+    word, names = str(given).lower(), [str(name) for name in allowed]
+    near = get_close_matches(str(given), names, n=5, cutoff=0.5)
+    same = [name for name in names if name.lower() == word]  # but for capitals
+    swapped = [name for name in near if sorted(name.lower()) == sorted(word)]  # EDRS is EDSR rather than EDVR
+    longer = sorted((name for name in names if len(word) > 2 and word in name.lower()), key=len)  # psnr, of a metric
+    return next(iter(same or swapped or near or longer), None)
 
 
 def listing(names: Iterable[object], limit: int = 8) -> str:

@@ -25,7 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from srq_nni import checkpoint
-from srq_nni.atomic import atomic_file
+from srq_nni.atomic import atomic_file, file_to_write
 from srq_nni.errors import CheckpointError, QuantizationError, SRQError, listing
 from srq_nni.quantization.bit_packing import pack_codes, unpack_codes
 from srq_nni.quantization.calibration import IntensityRecorder, RunningMean
@@ -100,23 +100,20 @@ def pack(source: nn.Module | str | os.PathLike[str], path: str | os.PathLike[str
 
     Args:
         source: checkpoint of a QuantSRModel run, or a network that ``srq_nni.load`` or BasicSR's registry built.
-        path: file to write, whole or not at all; its folder must exist.
+        path: file to write, ``*.safetensors``, whole or not at all; its folder must exist.
 
     Raises:
         CheckpointError: if ``source`` cannot be read, does not say how it is built, is not quantized, or has a
-            degenerate weight, or if ``path`` is a folder.
-        WriteError: if ``path`` cannot be written.
+            degenerate weight.
+        WriteError: if ``path`` is a folder, in no folder, ``source`` itself or no ``*.safetensors``, or the disk
+            refuses it.
     """
+    target = file_to_write(path, *(() if isinstance(source, nn.Module) else (source,)), ending=SUFFIX)
     network = source if isinstance(source, nn.Module) else checkpoint.load(source)
-    target = Path(path).expanduser()
     blocks = checkpoint.blocks_of(network)
     if blocks is None:
         raise CheckpointError(
             "the network does not say how it is built; give a checkpoint, or a network from srq_nni.load"
-        )
-    if target.is_dir():
-        raise CheckpointError(
-            f"'{target}' is a folder; give the name of a file in it, such as '{target / f'model{SUFFIX}'}'"
         )
     tensors, weights = _tensors_of(network)
     if not weights:

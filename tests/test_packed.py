@@ -172,7 +172,7 @@ def test_command_packs_and_export_reads(tmp_path: Path, capsys: pytest.CaptureFi
         (["float.pth", "-o", "x.safetensors"], "checkpoint 'float.pth' does not say which network it is; give one"),
         (
             ["n.safetensors", "-o", "no/x.safetensors"],
-            "'no/x.safetensors' cannot be written: No such file or directory; ",
+            "the folder 'no' of 'no/x.safetensors' does not exist; create it first",
         ),
         (["n.safetensors", "-o", "."], "'.' is a folder; give the name of a file in it, such as 'model.safetensors'"),
         (["text.pth", "-o", "x.safetensors"], "checkpoint 'text.pth' cannot be read ("),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from srq_nni.atomic import file_to_write
 from srq_nni.cli.parser import Parser
 from srq_nni.errors import OptionError
 
@@ -36,13 +36,15 @@ def main(argv: Sequence[str]) -> None:
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", args.size)
     if size is None:
         raise OptionError(f"--size: {args.size!r} is not allowed; give height x width, such as 128x128")
+    if args.threads < 0:
+        raise OptionError(
+            f"--threads: {args.threads} is not allowed; give a number from 1, or 0 for the engine's choice"
+        )
 
     from srq_nni.speedup.bench import benchmark
     from srq_nni.speedup.export import write_atomically
 
-    target = Path(args.json) if args.json else None
-    if target is not None and not target.parent.is_dir():
-        raise OptionError(f"--json: the folder of '{target}' does not exist; create it first")
+    target = file_to_write(args.json, args.model, ending=".json") if args.json else None
     report = benchmark(
         args.model,
         engines=args.engine,

@@ -39,7 +39,7 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> 
     """Run a command; on an error of the user's or of the disk end with status 2 and one sentence."""
     debug = "--debug" in argv
     try:
-        with nullcontext() if debug else _no_tracebacks():
+        with _warnings(), nullcontext() if debug else _no_tracebacks():
             command(argv)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,8 +71,27 @@ def _sentence(error: Exception) -> str | None:
         return f"{named}{lines[-1]}; {REMEDIES.get(error.errno or 0, 'mend that, or give another path')}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, of a GPU
         where = "memory" if isinstance(error, MemoryError) else "memory on the GPU"
-        return f"there is not enough {where}; give a smaller batch, crop or tile"
+        return f"there is not enough {where}; give a smaller batch, crop, image or tile"
     return None
+
+
+class _Warnings(logging.Handler):
+    """Warnings of the library in the form of a command's, above its bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"srq: warning: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    logger, handler = logging.getLogger("srq_nni"), _Warnings(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from srq_nni.cli.parser import Parser
 
@@ -13,16 +12,17 @@ from srq_nni.cli.parser import Parser
 def main(argv: Sequence[str]) -> None:
     """Print the schema, or write it to a file."""
     parser = Parser("schema", __doc__)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.json", help="file to write instead of printing")
+    parser.add_argument("-o", "--output", metavar="FILE.json", help="file to write instead of printing")
     parser.add_debug()
     args = parser.parse_args(argv)
 
-    from srq_nni.atomic import atomic_file
+    from srq_nni.atomic import atomic_file, file_to_write
     from srq_nni.models.schema import json_schema
 
+    target = None if args.output is None else file_to_write(args.output, ending=".json")
     text = json.dumps(json_schema(), indent=2) + "\n"
-    if args.output is None:
+    if target is None:
         sys.stdout.write(text)
         return
-    with atomic_file(args.output) as file:
+    with atomic_file(target) as file:
         file.write(text.encode())

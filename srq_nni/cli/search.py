@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from srq_nni.atomic import file_to_write
 from srq_nni.cli.parser import Parser
 from srq_nni.errors import OptionError
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     from srq_nni.search.budget import Kind
     from srq_nni.search.nni_experiment import measure_with_nni, read_service
     from srq_nni.search.setup import Problem, problem_from
-    from srq_nni.search.write import table, write_result
+    from srq_nni.search.write import FILES, table, write_result
 
     given: dict[Kind, float | None] = {"loss": args.max_loss, "size": args.max_size, "bops": args.max_bops}
     limits = {kind: limit for kind, limit in given.items() if limit is not None}
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
         cache=folder / "measurements.json",
     )
     _make(folder)
+    for name in FILES:
+        file_to_write(folder / name, args.opt)
     if problem.images.warning:
         sys.stderr.write(f"srq: warning: {problem.images.warning}\n")
     spread = None

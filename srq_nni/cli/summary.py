@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from srq_nni.atomic import file_to_write
 from srq_nni.cli.parser import Parser
 from srq_nni.errors import OptionError
 
@@ -31,13 +32,16 @@ def main(argv: Sequence[str]) -> None:
         raise OptionError(f"{given} has no meaning without -opt; leave it out")
 
     from srq_nni import summary
-    from srq_nni.speedup.export import writable, write_atomically
+    from srq_nni.speedup.export import write_atomically
     from srq_nni.summary.table import as_data, render
 
-    target = writable(args.json) if args.json else None
+    looked_at = Path(args.opt or args.file)
+    if args.opt is None and looked_at.suffix.lower() in (".yml", ".yaml"):
+        raise OptionError(f"'{looked_at}' is an option file; write -opt {looked_at}")
+    target = file_to_write(args.json, looked_at, ending=".json") if args.json else None
     if args.opt is not None:
         result = summary.summarize_options(args.opt, args.force_yml, measure_training=not args.no_probe)
-    elif Path(args.file).suffix == ".onnx":
+    elif looked_at.suffix.lower() == ".onnx":
         result = summary.summarize_onnx(args.file)
     else:
         result = summary.summarize_checkpoint(args.file)

@@ -63,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
             raise KeyboardInterrupt(RESUME) from None
     seconds = sum(done.seconds for done in outcome.done)
     count = f"{len(outcome.done)} image{'' if len(outcome.done) == 1 else 's'}"
-    sys.stdout.write(f"{count} x{network.scale} with {network.engine} in {seconds:.1f} s\n")
+    if outcome.done or not outcome.failed:
+        sys.stdout.write(f"{count} x{network.scale} with {network.engine} in {seconds:.1f} s\n")
     outcome.raise_if_failed()
 
 
@@ -91,7 +92,8 @@ class _Progress:
         self.done += 1
         self.images(self.done, self.total)
         if isinstance(result, tuple):
-            tqdm.write(f"srq: {result[1]}", file=sys.stderr)
+            if self.total > 1:  # a single one is the error that the command ends with
+                tqdm.write(f"srq: {result[1]}", file=sys.stderr)
             return
         (height, width), (tall, wide) = result.input_size, result.output_size
         tqdm.write(f"{result.job.target}: {width}x{height} -> {wide}x{tall}, {result.seconds:.1f} s", file=sys.stdout)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from srq_nni.atomic import file_to_write
 from srq_nni.errors import OptionError
 
 RECORD_KEY = "conversion"  # beside params: what the way back needs and our format has no place for
@@ -48,15 +49,10 @@ def check_output(path: str | os.PathLike[str], output: str | os.PathLike[str], *
     """Return where to write.
 
     Raises:
-        OptionError: if it is a folder, its folder is missing, or it is a file already (the input itself in any case).
+        WriteError: if it is a folder, its folder is missing, or it is the input itself.
+        OptionError: if it is a file already.
     """
-    target = Path(output).expanduser()
-    if target.is_dir():
-        raise OptionError(f"'{target}' is a folder; give the name of a file in it")
-    if not target.parent.is_dir():
-        raise OptionError(f"the folder '{target.parent}' of '{target}' does not exist; create it first")
-    if target.exists() and target.samefile(Path(path).expanduser()):
-        raise OptionError(f"'{target}' is the checkpoint itself; give another name to write to")
+    target = file_to_write(output, path)
     if target.exists() and not overwrite:
         raise OptionError(f"'{target}' exists; give another name, or --overwrite")
     return target

@@ -51,6 +51,8 @@ def read_options(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
         OptionError: if the file is missing, not YAML, not a mapping, or an override does not fit.
     """
     path = Path(path)
+    if path.is_dir():
+        raise OptionError(f"option file '{path}' is a folder; give the path of a YAML file in it")
     if not path.is_file():
         siblings = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise OptionError(
@@ -69,7 +71,9 @@ def read_options(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, A
     except (ValueError, RecursionError) as error:  # a value such as 2024-99-99, or a thousand open brackets
         raise OptionError(f"option file '{path}' has a value that cannot be read ({error}); mend it") from None
     if not isinstance(options, dict):
-        raise OptionError(f"option file '{path}' holds no mapping; start from a file in basicsr_configs/")
+        raise OptionError(
+            f"option file '{path}' holds no mapping (lines of KEY: VALUE); start from a file in basicsr_configs/"
+        )
     return options
 
 

@@ -83,6 +83,7 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "no
         refuse_alias(opt)
         check_parallel(gpus, distributed=launcher != "none")
         _check_quantized_model(opt, is_train)
+        warnings += _check_phases(opt) if is_train else []
     elif is_alias(opt["network_g"]):
         check_parallel(gpus, distributed=launcher != "none")
         check_alias(opt, is_train=is_train, distributed=launcher != "none")
@@ -177,6 +178,19 @@ def _check_float_model(opt: Mapping[str, Any]) -> None:
         )
     if path.get("strict_load_g", True):
         checkpoint.load_weights(model, path["pretrain_network_g"], param_key=param_key)
+
+
+def _check_phases(opt: Mapping[str, Any]) -> list[str]:
+    """Check that the run outlasts its calibration, without which DDTB has no bounds; return what is odd about PAMS."""
+    options, total = options_from(opt["quantization"]), opt["train"]["total_iter"]
+    if total > options.calibration_iters:
+        return []
+    sentence = f"train: total_iter: {total} ends with the calibration (quantization: calibration_iters: " + (
+        f"{options.calibration_iters})"
+    )
+    if options.quantizer == "ddtb":
+        raise OptionError(f"{sentence}, which only observes; give more iterations, or a shorter calibration")
+    return [f"{sentence}, so the bounds never train"]
 
 
 def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:

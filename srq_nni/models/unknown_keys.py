@@ -15,7 +15,9 @@ from functools import cache
 from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from pydantic import BaseModel
 
+from srq_nni.compression.options import QuantizationOptions
 from srq_nni.errors import OptionError
 from srq_nni.models.base import find_base_model
 from srq_nni.models.schema import Block, Dataset, Logger, Metric, OptionFile, Train, Validation
@@ -23,6 +25,12 @@ from srq_nni.models.schema import Block, Dataset, Logger, Metric, OptionFile, Tr
 PIPELINE = ("basicsr.train", "basicsr.test", "basicsr.data", "basicsr.utils.options", "basicsr.utils.logger")
 OWN = ("basicsr", "srq_nni")
 LOOKUPS = ("get", "pop", "setdefault")
+HOMES: dict[str, type[BaseModel]] = {
+    "quantization": QuantizationOptions,
+    "train": Train,
+    "val": Validation,
+    "logger": Logger,
+}
 LIKENESS = 0.75  # skt_opts and optim-q are alike to what was meant, fix_flow and warm_up to nothing
 
 
@@ -38,6 +46,8 @@ def check_spelling(opt: Mapping[str, Any]) -> list[str]:
     classes: list[type] = [MODEL_REGISTRY.get(opt["model_type"])]
     if "base_model" in opt:
         classes.append(find_base_model(opt["base_model"]))
+    if all(_package(kind) in OWN for kind in classes):
+        _refuse_misplaced(opt)
     read = _read_by(classes)
     warnings = [
         *_unread("", opt, OptionFile, read, classes, beginnings=("network_",)),
@@ -55,6 +65,19 @@ def check_spelling(opt: Mapping[str, Any]) -> list[str]:
             arguments = frozenset(inspect.signature(function).parameters)
             warnings += _unread(f"val: metrics: {name}", metric, Metric, arguments, [function])
     return warnings
+
+
+def _refuse_misplaced(opt: Mapping[str, Any]) -> None:
+    """Refuse keys in a block that does not know them and beside one that does, where nothing would read them."""
+    blocks: dict[str, type[BaseModel]] = {"": OptionFile, **HOMES}
+    for where, described in blocks.items():
+        for key in (opt.get(where) if where else opt) or ():
+            home = next((name for name, block in HOMES.items() if key in block.model_fields), None)
+            if home is not None and key not in described.model_fields:
+                place = f"in '{where}'" if where else "outside the blocks"
+                raise OptionError(
+                    f"key '{key}' has no effect {place}; move it into '{home}' (with --force_yml: {home}:{key}=..)"
+                )
 
 
 def _unread(

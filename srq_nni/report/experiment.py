@@ -58,6 +58,8 @@ def open_experiment(folder: str | os.PathLike[str]) -> Experiment:
         CheckpointError: if it has no checkpoint that srq-nni wrote.
     """
     folder = Path(os.path.expanduser(folder))
+    if folder.is_file():
+        raise DataError(f"experiment '{folder}' is a file; give the folder of a run, such as experiments/NAME")
     if not folder.is_dir():
         siblings = [item.name for item in folder.parent.glob("*/")] if folder.parent.is_dir() else []
         raise DataError(

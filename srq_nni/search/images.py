@@ -52,7 +52,8 @@ class ImageSet:
         """Return one line: which images these are."""
         height, width = self.pairs[0].low.shape[2:]
         names = ", ".join(pair.path.rpartition("/")[2] for pair in self.pairs)
-        return f"{len(self.pairs)} images of '{self.dataset}', the middle {width}x{height} of each: {names}"
+        count = f"{len(self.pairs)} image{'' if len(self.pairs) == 1 else 's'}"
+        return f"{count} of '{self.dataset}', the middle {width}x{height} of each: {names}"
 
 
 def images_from(opt: Mapping[str, Any], phase: str = "train", count: int = 8, size: int = 64) -> ImageSet:

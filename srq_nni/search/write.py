@@ -19,6 +19,7 @@ from srq_nni.quantization.methods import get_method
 from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
+FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
 DROPPED = ("bits", "wiring", "head", "tail", "config_list", "calibration", "percentile", "limit_levels")
 DROPPED_WITH_ENTRIES = ("gate_statistics", "gate_gradient")  # stand in the entries
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
@@ -61,14 +62,14 @@ def write_result(
 
     block = quantization_block(result)
     text = _block_text(block, result, command)
-    contents = {
-        "quantization.yml": text.encode(),
-        "train.yml": _option_file(option_text, text, {**options, "quantization": block}).encode(),
-        "bits.json": (json.dumps(as_data(result), indent=1) + "\n").encode(),
-        "pareto.png": pareto_plot(result),
-    }
+    contents = (
+        text.encode(),
+        _option_file(option_text, text, {**options, "quantization": block}).encode(),
+        (json.dumps(as_data(result), indent=1) + "\n").encode(),
+        pareto_plot(result),
+    )
     paths = []
-    for name, content in contents.items():
+    for name, content in zip(FILES, contents, strict=True):
         with atomic_file(folder / name) as file:
             file.write(content)
         paths.append(folder / name)

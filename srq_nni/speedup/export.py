@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from srq_nni.atomic import atomic_file
-from srq_nni.errors import ExportError
+from srq_nni.atomic import atomic_file, file_to_write
 from srq_nni.progress import layers_run
 from srq_nni.speedup import markers
 from srq_nni.speedup.byte_products import inexact_without_vnni
@@ -105,7 +104,7 @@ def export_onnx(
 
     Args:
         model: quantized network, or the path of a checkpoint.
-        path: file to write; its folder must exist.
+        path: file to write, ``*.onnx``; its folder must exist.
         engine: ``openvino``, ``onnxruntime`` or ``tensorrt``. A file for one engine is a valid ONNX file for all, but
             others may run it in floating point.
         metadata: entries for the file's ``metadata_props``, such as ``{"wiring": "paper"}``; ``{"value_range": "255"}``
@@ -116,12 +115,14 @@ def export_onnx(
         sample: input to trace with, where zeros of 32 x 32 pixels do not suit the network.
 
     Raises:
-        ExportError: for an unknown engine, a path in no folder, a missing ``onnx`` package, or a network that cannot be
-            written as integers; the message names the layer.
-        WriteError: if the disk refuses the file.
+        ExportError: for an unknown engine, a missing ``onnx`` package, or a network that cannot be written as integers;
+            the message names the layer.
+        WriteError: if ``path`` is a folder, in no folder, the checkpoint itself or no ``*.onnx``, or the disk
+            refuses it.
     """
     rules = get_rules(engine)
-    target = writable(path)
+    sources = () if isinstance(model, nn.Module) else (model,)
+    target = file_to_write(path, *sources, ending=".onnx")
     network, entries = _network(model)
     entries.update(metadata or {})
     channels = None if sample is None else sample.shape[1]
@@ -146,27 +147,13 @@ def export_float_onnx(
 
     Quantizers in ``model`` are left out. Input, output, metadata and errors as for ``export_onnx``.
     """
-    target = writable(path)
+    target = file_to_write(path, ending=".onnx")
     network = copy.deepcopy(model).float().cpu().eval()
     markers.remove(network)
     proto = float_graph(network, sample)
     reorder_pixel_shuffles(proto)
     write_metadata(proto, metadata or {})
     write_atomically(target, proto.SerializeToString())
-    return target
-
-
-def writable(path: str | os.PathLike[str]) -> Path:
-    """Return ``path`` of a file to write.
-
-    Raises:
-        ExportError: if it is a folder, or its folder does not exist.
-    """
-    target = Path(path)
-    if target.is_dir():
-        raise ExportError(f"'{target}' is a folder; give the name of a file in it, such as '{target / 'model.onnx'}'")
-    if not target.parent.is_dir():
-        raise ExportError(f"the folder '{target.parent}' of '{target}' does not exist; create it first")
     return target
 
 

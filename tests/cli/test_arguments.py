@@ -66,7 +66,7 @@ def commands() -> list[str]:
         (["train", "-opt", "x", "--auto"], "train: unrecognized arguments: --auto"),
         (["train", "-opt", "x", "--launcher", "mpi"], "train: argument --launcher: invalid choice: 'mpi' (choose from"),
         (["export", "x.pth"], "export: the following arguments are required: -o/--output; srq export --help"),
-        (["schema", "x"], "schema: unrecognized arguments: x; srq schema --help shows what is allowed"),
+        (["schema", "x"], "schema: unrecognized arguments: x; did you mean '-o x'?; srq schema --help shows what is"),
         (["report"], "report: the following arguments are required: experiment; srq report --help"),
         (
             ["report", "x", "--images", "many"],

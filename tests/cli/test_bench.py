@@ -38,10 +38,10 @@ def test_table_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("model.onnx --size 12", "--size: '12' is not allowed; give height x width, such as 128x128"),
         ("model.onnx --size 0x8", "size: (0, 8) is not allowed; give height and width in pixels"),
         ("model.onnx --repeats 0", "repeats: 0 is not allowed; give a number from 1"),
-        ("model.onnx --threads -2", "threads: -2 is not allowed; give a number from 1"),
+        ("model.onnx --threads -2", "--threads: -2 is not allowed; give a number from 1, or 0 for the engine's choice"),
         ("model.onnx --engine cuda", "engine: 'cuda' is not known; give one of openvino, onnxruntime, tensorrt"),
         ("modle.onnx", "'modle.onnx' cannot be read: No such file or directory"),
-        ("model.onnx --json no/out.json", "--json: the folder of 'no/out.json' does not exist; create it first"),
+        ("model.onnx --json no/out.json", "the folder 'no' of 'no/out.json' does not exist; create it first"),
     ],
 )
 def test_wrong_input(arguments: str, text: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

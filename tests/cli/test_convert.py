@@ -63,7 +63,7 @@ def test_wrong_arguments_are_one_line(network: Released, tmp_path: Path, refused
         (path, "-o", "o.pth", "--from", "edsr"): "format 'edsr' is not known; give one of edsr-pytorch, pams, ddtb",
         (path, "-o", ".", "--from", "ddtb"): "'.' is a folder; give the name of a file in it",
         (path, "-o", "no/o.pth", "--from", "ddtb"): "the folder 'no' of 'no/o.pth' does not exist; create it first",
-        (path, "-o", path, "--from", "ddtb"): "is the checkpoint itself; give another name to write to",
+        (path, "-o", path, "--from", "ddtb"): "is the file that is read; give another name to write to",
         (path[:-4], "-o", "o.pth", "--from", "ddtb"): "does not exist; give the path of a .pth file",
         (path, "-o", "o.pth", "--to", "ddtb", "--bits", "4"): "--bits belongs to --from; leave it out with --to",
         (path, "-o", "o.pth", "--to", "ddtb"): "is no EDSR, RDN or SRResNet",

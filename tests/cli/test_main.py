@@ -48,11 +48,11 @@ def ended(error: BaseException, capsys: pytest.CaptureFixture[str], *argv: str) 
             "srq: error: no file a.png; mend that, or give another path\n",
         ),
         (OSError(), 2, "srq: error: OSError; mend that, or give another path\n"),
-        (MemoryError(), 2, "srq: error: there is not enough memory; give a smaller batch, crop or tile\n"),
+        (MemoryError(), 2, "srq: error: there is not enough memory; give a smaller batch, crop, image or tile\n"),
         (
             torch.OutOfMemoryError("CUDA out of memory"),
             2,
-            "srq: error: there is not enough memory on the GPU; give a smaller batch, crop or tile\n",
+            "srq: error: there is not enough memory on the GPU; give a smaller batch, crop, image or tile\n",
         ),
         (KeyboardInterrupt(), 130, "srq: stopped\n"),
         (Stopped("stopped after iteration 3"), 130, "srq: stopped after iteration 3\n"),

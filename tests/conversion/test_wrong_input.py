@@ -179,7 +179,7 @@ def test_the_output_is_checked_first(tmp_path: Path) -> None:
     outputs = {
         ".": "is a folder; give the name of a file in it",
         "no/ours.pth": "does not exist; create it first",
-        "official.pth.tar": "is the checkpoint itself; give another name to write to",
+        "official.pth.tar": "is the file that is read; give another name to write to",
         "old.pth": "exists; give another name, or --overwrite",
     }
     (tmp_path / "old.pth").write_text("old")

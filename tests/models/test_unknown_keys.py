@@ -55,6 +55,26 @@ def test_a_misspelt_key_ends_the_run(options: dict[str, Any], wrong: str, right:
 
 
 @pytest.mark.parametrize(
+    ("key", "place", "home"),
+    [
+        ("bits", "outside the blocks", "quantization"),
+        ("total_iter", "outside the blocks", "train"),
+        ("train:val_freq", "in 'train'", "val"),
+        ("train:calibration_iters", "in 'train'", "quantization"),
+        ("val:use_tb_logger", "in 'val'", "logger"),
+    ],
+)
+def test_a_key_beside_its_block_ends_the_run(options: dict[str, Any], key: str, place: str, home: str) -> None:
+    """BasicSR's code reads a key of that name, but not there."""
+    name = key.rpartition(":")[2]
+    with pytest.raises(OptionError) as caught:
+        check_options(changed(options, key, 3), is_train=True)
+    assert str(caught.value) == (
+        f"key '{name}' has no effect {place}; move it into '{home}' (with --force_yml: {home}:{name}=..)"
+    )
+
+
+@pytest.mark.parametrize(
     ("key", "right", "message"),
     [
         ("datasets", "dataset", "key 'datasets' is missing; add it, or is 'dataset' a misspelling of it?"),

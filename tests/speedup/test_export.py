@@ -103,12 +103,12 @@ def test_failing_write_leaves_an_existing_file_untouched(tmp_path: Path, monkeyp
 
 def test_bad_paths_are_refused(tmp_path: Path) -> None:
     network = edsr("pams", 4)
-    with pytest.raises(ExportError) as error:
+    with pytest.raises(WriteError) as error:
         export_onnx(network, tmp_path)
     assert str(error.value) == (
         f"'{tmp_path}' is a folder; give the name of a file in it, such as '{tmp_path / 'model.onnx'}'"
     )
-    with pytest.raises(ExportError) as error:
+    with pytest.raises(WriteError) as error:
         export_onnx(network, tmp_path / "no" / "model.onnx")
     assert str(error.value) == (
         f"the folder '{tmp_path / 'no'}' of '{tmp_path / 'no' / 'model.onnx'}' does not exist; create it first"

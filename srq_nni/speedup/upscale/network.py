@@ -75,6 +75,7 @@ class SRNetwork:
             self.radius, self.untileable = field.radius, field.reason
             self._speedup = engine_of(self.engine, file, (1, self.channels, LARGEST, LARGEST), threads=threads)
         self.scale = field.scale or self._measure_scale()
+        self.warned: set[int] = set()  # overlaps that may leave seams, of which the user has heard
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """Return the enlarged ``image`` (C, H, W), float32 from 0 to ``value_range``, in the same layout.

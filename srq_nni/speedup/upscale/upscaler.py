@@ -46,7 +46,8 @@ def tiling(network: SRNetwork, tile: int | None = None, overlap: int | None = No
             "leave --tile out (memory then grows with the image)"
         )
     overlap = network.radius if overlap is None else overlap
-    if overlap < network.radius:
+    if overlap < network.radius and overlap not in network.warned:
+        network.warned.add(overlap)
         logger.warning("overlap %d is below %d, what a pixel sees: seams are possible", overlap, network.radius)
     return (max(TILE, 2 * overlap) if tile is None else tile), overlap
 
