@@ -40,6 +40,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
         progress_bars,
         resume,
         saving,
+        validation,
     )
     from srq_nni.models.options import loader_with, read_options
     from srq_nni.models.preflight import check_options
@@ -53,6 +54,7 @@ def run(command: str, argv: Sequence[str], pipeline: Callable[[str], None], *, i
         sys.stderr.write(f"srq: warning: {warning}\n")
     compat.patch_options(loader_with(args.force_yml))
     archive.install()
+    validation.install()
     if is_train:
         resume.install()
         data_order.install()

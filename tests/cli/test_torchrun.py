@@ -119,5 +119,25 @@ def test_two_processes_that_were_killed_end_with_the_same_bits(photo_folders: Pa
         assert digest(killed, LAST) == digest(tmp_path / "whole", LAST)
 
 
+@pytest.mark.parametrize("stock", [False, True], ids=["QuantSRModel", "SRModel"])
+def test_the_first_process_validates_alone_without_an_average(photo_folders: Path, tmp_path: Path, stock: bool) -> None:
+    """DDP would broadcast buffers to processes that train meanwhile, and read their gradients."""
+    options = train_options(photo_folders, float_checkpoint(tmp_path / "float.pth"))
+    options["train"] |= {"ema_decay": 0, "total_iter": LAST}
+    options["val"]["val_freq"] = 2
+    if stock:
+        options |= {"model_type": "SRModel", "network_g": {**options["network_g"], "type": "PAMS_EDSR", "bits": 4}}
+        for block, key in (("path", "pretrain_network_t"), ("train", "skt_opt")):
+            del options[block][key]
+        del options["quantization"]
+    else:
+        options["quantization"] = DDTB
+    assert two_ranks(tmp_path, write_yaml(tmp_path / "train.yml", options)) == [0, 0]
+    log = next((tmp_path / "experiments/tiny").glob("*.log")).read_text()
+    assert log.count("# psnr") == 4, "three times, and at the end"
+    state = torch.load(tmp_path / MODELS / f"net_g_{LAST}.pth", weights_only=True)["params"]
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
 def states(folder: Path) -> list[dict[str, Any]]:
     return [torch.load(file, weights_only=True) for file in (folder / STATES).glob("*.state")]
