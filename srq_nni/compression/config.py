@@ -27,7 +27,8 @@ def config_list(
         arch_or_model: an architecture name (``EDSR``, ``RDN``, ``SRResNet``, ``MSRResNet``) or such a network.
         method: ``pams`` or ``ddtb``.
         bits: 2 to 8 for all tensors, or ``{"weight": .., "activation": ..}``.
-        wiring: ``paper`` (the default), ``deploy`` or ``official`` (the default with ``profile="official"``).
+        wiring: ``paper`` (the default), ``deploy``, ``tensorrt`` or ``official`` (the default with
+            ``profile="official"``).
         options: ``head``, ``tail``, ``profile``, ``calibration``, ``percentile``, ``limit_levels``, ``gate_statistics``
             and ``gate_gradient``, as in the ``quantization`` block.
 

@@ -78,7 +78,8 @@ class QuantizationOptions(BaseModel):
     """official sets all keys below, up to feature, to what the papers' released code does; a key beside it wins."""
     wiring: Annotated[str, _one_of(WIRINGS)] = default_of("wiring")
     """Where the preset of the architecture puts quantizers: paper (input and weight of every body convolution), deploy
-    (skips and branches, too, for ONNX Runtime and TensorRT) or official (as the released code; not for engines)."""
+    (skips and branches, too, as ONNX Runtime needs it), tensorrt (skips alone, as NVIDIA advises) or official (as the
+    released code; not for engines)."""
     student: Annotated[str, _one_of(CHOICES["student"])] = default_of("student")
     """Whether the network starts from the weights of path: pretrain_network_g (float), or from random ones (random)."""
     head: BitWidth | None = None

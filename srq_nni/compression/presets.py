@@ -10,7 +10,7 @@ from torch import nn
 from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.quantization.targets import INPUT, WEIGHT
 
-WIRINGS = ("paper", "deploy", "official")
+WIRINGS = ("paper", "deploy", "tensorrt", "official")
 Entries = tuple[tuple[str, tuple[str, ...]], ...]
 BOTH = (INPUT, WEIGHT)
 
@@ -37,14 +37,15 @@ class Preset:
     tail: tuple[str, ...]
 
 
+_NO_BN_SHARED: Entries = (
+    (r"body\.\d+$", (INPUT,)),
+    (r"body\.\d+\.conv1$", (WEIGHT,)),
+    (r"body\.\d+\.conv2$", BOTH),
+)
 _NO_BN_BLOCKS: Mapping[str, Entries] = {
     "paper": ((r"body\.\d+\.conv[12]$", BOTH),),
-    "deploy": (
-        (r"body\.\d+$", (INPUT,)),
-        (r"body\.\d+\.conv1$", (WEIGHT,)),
-        (r"body\.\d+\.conv2$", BOTH),
-        (r"body\.\d+\.branch$", (INPUT,)),
-    ),
+    "deploy": (*_NO_BN_SHARED, (r"body\.\d+\.branch$", (INPUT,))),
+    "tensorrt": _NO_BN_SHARED,
     "official": (
         (r"body\.\d+\.shortcut$", (INPUT,)),
         (r"body\.\d+\.conv1$", (WEIGHT,)),
@@ -59,20 +60,23 @@ _RDN_OFFICIAL: Entries = (
     (r"RDBs\.\d+\.LFF$", BOTH),
     (r"GFF\.0$", BOTH),
 )
+_RDN_DEPLOY: Entries = (*_RDN_OFFICIAL, (r"GFF\.1$", BOTH))
 _RDN: Mapping[str, Entries] = {
     "paper": ((r"RDBs\.\d+\.convs\.\d+\.conv\.0$", BOTH), (r"RDBs\.\d+\.LFF$", BOTH), (r"GFF\.[01]$", BOTH)),
-    "deploy": (*_RDN_OFFICIAL, (r"GFF\.1$", BOTH)),
+    "deploy": _RDN_DEPLOY,
+    "tensorrt": _RDN_DEPLOY,  # its branches end in floats anyway
     "official": (*_RDN_OFFICIAL, (r"GFF\.1$", (WEIGHT,))),
 }
 _SRRESNET_PAPER: Entries = ((r"residual\.\d+\.conv[12]$", BOTH),)
+_SRRESNET_SHARED: Entries = (
+    (r"residual\.\d+$", (INPUT,)),
+    (r"residual\.\d+\.conv1$", (WEIGHT,)),
+    (r"residual\.\d+\.conv2$", BOTH),
+)
 _SRRESNET: Mapping[str, Entries] = {
     "paper": _SRRESNET_PAPER,
-    "deploy": (
-        (r"residual\.\d+$", (INPUT,)),
-        (r"residual\.\d+\.conv1$", (WEIGHT,)),
-        (r"residual\.\d+\.conv2$", BOTH),
-        (r"residual\.\d+\.in2$", ("_output_0",)),
-    ),
+    "deploy": (*_SRRESNET_SHARED, (r"residual\.\d+\.in2$", ("_output_0",))),
+    "tensorrt": _SRRESNET_SHARED,
     "official": _SRRESNET_PAPER,
 }
 

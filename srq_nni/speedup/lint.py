@@ -253,7 +253,10 @@ class _Linter:
         if weight is not None and self.graph.constant(weight.input[0]) is not None:
             yield "its weight is an int8 constant; the parser documents int8 behind a QuantizeLinear only"
         if any(reader.op_type == "QuantizeLinear" and self._reaches_add(reader) for reader in self._following(node)[1]):
-            yield "its output is quantized before an Add, which keeps TensorRT from fusing the two"
+            yield (
+                "its output is quantized before an Add, which keeps TensorRT from fusing the two; "
+                "train with wiring: tensorrt, which leaves that quantizer out"
+            )
 
     def _following(self, node: Any) -> tuple[list[Any], list[Any]]:
         """Return the ReLU and Clip nodes right after ``node``, and the nodes that read what comes out of them."""

@@ -114,7 +114,7 @@ class Summary:
         subject: file, or name of the network.
         network: architecture.
         method: ``pams``, ``ddtb``, or empty.
-        wiring: ``paper``, ``deploy``, ``official``, ``config_list``, or empty.
+        wiring: ``paper``, ``deploy``, ``tensorrt``, ``official``, ``config_list``, or empty.
         scale: of the super-resolution.
         rows: every convolution and linear layer, in the order of the network.
         parameters: of the network, without bounds and gates.

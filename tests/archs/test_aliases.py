@@ -62,7 +62,8 @@ def test_the_network_is_that_of_the_two_blocks(name: str, wiring: str) -> None:
         ({"bits": 9}, "network_g: bits: 9 is not a bit width that can be quantized to; give an integer from 2 to 8"),
         (
             {"wiring": "papers"},
-            "network_g: wiring: 'papers' is not known; give one of paper, deploy, official; did you mean 'paper'?",
+            "network_g: wiring: 'papers' is not known; give one of paper, deploy, tensorrt, official; "
+            "did you mean 'paper'?",
         ),
         ({"quantizer": "ddtb"}, "network_g: quantizer: DDTB_EDSR says it already; delete it"),
         (

@@ -64,7 +64,7 @@ def through_nni(
 
 
 @pytest.mark.parametrize("skt", [False, True], ids=["plain", "skt"])
-@pytest.mark.parametrize("wiring", ["paper", "deploy", "official"])
+@pytest.mark.parametrize("wiring", ["paper", "deploy", "tensorrt", "official"])
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 def test_the_same_losses_and_bits(photo_folders: Path, tmp_path: Path, method: str, wiring: str, skt: bool) -> None:
     logs, state = through_basicsr(photo_folders, tmp_path, method, wiring, skt)

@@ -91,7 +91,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "wiring": (
         [{"wiring": "deplyo", **INT4}],
-        "config_list entry 0: wiring: 'deplyo' is not allowed; give one of paper, deploy, official; "
+        "config_list entry 0: wiring: 'deplyo' is not allowed; give one of paper, deploy, tensorrt, official; "
         "did you mean 'deploy'?",
     ),
     "wiring with selectors": (

@@ -36,7 +36,7 @@ BITS = "is not a bit width that can be quantized to; give an integer from 2 to 8
         ({"quantizer": 3}, "quantizer: 3 is not allowed; give one of pams, ddtb"),
         (
             {"wiring": "deplyo"},
-            "wiring: 'deplyo' is not known; give one of paper, deploy, official; did you mean 'deploy'?",
+            "wiring: 'deplyo' is not known; give one of paper, deploy, tensorrt, official; did you mean 'deploy'?",
         ),
         ({"wirring": "paper"}, f"key 'wirring' is not known; allowed are {BLOCK_KEYS}; did you mean 'wiring'?"),
         ({"config_list": []}, "config_list: it is empty; name modules in it, or delete it to get the preset"),

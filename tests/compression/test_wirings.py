@@ -22,7 +22,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("wiring", ["paper", "deploy", "official"])
+@pytest.mark.parametrize("wiring", ["paper", "deploy", "tensorrt", "official"])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 def test_both_doors_put_the_same_quantizers(method: str, name: str, wiring: str, photographs: torch.Tensor) -> None:

@@ -82,7 +82,7 @@ def test_ranges_and_names_are_in_it() -> None:
     definitions = json_schema()["$defs"]
     block = definitions["QuantizationOptions"]["properties"]
     assert block["quantizer"]["enum"] == ["pams", "ddtb"]
-    assert block["wiring"]["enum"] == ["paper", "deploy", "official"]
+    assert block["wiring"]["enum"] == ["paper", "deploy", "tensorrt", "official"]
     assert block["bits"]["anyOf"][0] == {"type": "integer", "minimum": 2, "maximum": 8}
     assert (definitions["Train"]["properties"]["ema_decay"]["minimum"], 1) == (0, 1)
     assert "DDTB_RDN" in definitions["Network"]["properties"]["type"]["anyOf"][0]["enum"]

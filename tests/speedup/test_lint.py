@@ -235,11 +235,14 @@ def test_notes_for_tensorrt(tmp_path: Path) -> None:
     assert notes == {
         **{f"body.{number}.conv1": "" for number in range(2)},
         **{
-            f"body.{number}.conv2": "its output is quantized before an Add, which keeps TensorRT from fusing the two"
+            f"body.{number}.conv2": "its output is quantized before an Add, which keeps TensorRT from fusing the two; "
+            "train with wiring: tensorrt, which leaves that quantizer out"
             for number in range(2)
         },
     }
     assert str(written).count("keeps TensorRT from fusing the two") == 2
+    written = export_onnx(quantized("EDSR", "pams", 4, "tensorrt"), tmp_path / "tensorrt.onnx", "tensorrt")
+    assert all(layer.runs_in_integers and not layer.note for layer in written.layers)
 
 
 def test_text(tmp_path: Path) -> None:

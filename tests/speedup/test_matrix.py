@@ -16,18 +16,24 @@ from tests.speedup.architectures import ARCHITECTURES, quantized
 from tests.speedup.networks import difference, photo_away_from_ties
 
 ENGINES = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
-WIRINGS = ("paper", "deploy", "official")
-CELLS = [(arch, method, wiring) for arch in ARCHITECTURES for method in ("pams", "ddtb") for wiring in WIRINGS]
+WIRINGS = ("paper", "deploy", "official", "tensorrt")
+CELLS = [
+    (arch, method, wiring)
+    for arch in ARCHITECTURES
+    for method in ("pams", "ddtb")
+    for wiring in WIRINGS
+    if (arch, wiring) != ("RDN", "tensorrt")  # which is deploy
+]
 # Quantized convolutions that run in integers, of 4 (EDSR, MSRResNet, SRResNet) and 10 (RDN).
 IN_INTEGERS = {
-    ("openvino", "EDSR"): (4, 4, 2),
-    ("openvino", "MSRResNet"): (4, 4, 2),
-    ("openvino", "RDN"): (10, 10, 9),
-    ("openvino", "SRResNet"): (4, 4, 4),
-    ("onnxruntime", "EDSR"): (2, 4, 2),
-    ("onnxruntime", "MSRResNet"): (2, 4, 2),
-    ("onnxruntime", "RDN"): (3, 7, 6),
-    ("onnxruntime", "SRResNet"): (0, 0, 0),
+    ("openvino", "EDSR"): (4, 4, 2, 4),
+    ("openvino", "MSRResNet"): (4, 4, 2, 4),
+    ("openvino", "RDN"): (10, 10, 9, 10),
+    ("openvino", "SRResNet"): (4, 4, 4, 4),
+    ("onnxruntime", "EDSR"): (2, 4, 2, 2),
+    ("onnxruntime", "MSRResNet"): (2, 4, 2, 2),
+    ("onnxruntime", "RDN"): (3, 7, 6, 7),
+    ("onnxruntime", "SRResNet"): (0, 0, 0, 0),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-import srq_nni
-from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.speedup.engine_rules import ENGINES
 from srq_nni.speedup.graph import build_graph
 from srq_nni.speedup.integers import read_integers
 from srq_nni.speedup.simulator import integer_simulator
-from tests.speedup.architectures import ARCHITECTURES, quantized, randomize_norms
-from tests.speedup.networks import calibrated, difference, edsr, photo
+from tests.speedup.architectures import ARCHITECTURES, quantized
+from tests.speedup.networks import difference, edsr, photo
 
 onnx = pytest.importorskip("onnx")
 
-WIRINGS = ("paper", "deploy", "official")
+WIRINGS = ("paper", "deploy", "tensorrt", "official")
 # Of the table of operators that the ONNX parser of TensorRT 8.6 reads up to opset 17; of 10 and 11, too.
 # fmt: off
 READ_BY_8_6 = {
@@ -183,30 +180,23 @@ def test_deploy_has_one_quantizer_for_the_first_convolution_and_the_skip(arch: s
         assert sorted(node.op_type for node in readers) == [shared, "Conv"]
 
 
-def drop(entries: Sequence[dict[str, Any]], pattern: str) -> list[dict[str, Any]]:
-    return [entry for entry in entries if pattern not in entry["op_names_re"][0]]
-
-
-@pytest.mark.parametrize(("arch", "branch"), [("EDSR", "branch"), ("MSRResNet", "branch"), ("SRResNet", r"\.in2")])
-def test_deploy_without_the_branch_quantizer_is_what_tensorrt_fuses(arch: str, branch: str) -> None:
-    """The recipe of docs/tensorrt.md: the second convolution goes to the Add as it is."""
-    entries = drop(srq_nni.config_list(arch, "pams", 4, wiring="deploy"), branch)
-    torch.manual_seed(0)
-    network = QuantizedNetwork({"type": arch, **ARCHITECTURES[arch]}, {"quantizer": "pams", "config_list": entries})
-    randomize_norms(network)
-    calibrated(network, photo(96, 100))
-    graph = Graph(network)
-    check_rules(graph)
+@pytest.mark.parametrize(("arch", "block"), [("EDSR", "body"), ("MSRResNet", "body"), ("SRResNet", "residual")])
+def test_wiring_tensorrt_is_that_of_nvidias_advice(arch: str, block: str) -> None:
+    """One quantizer feeds the first convolution and the skip; the second convolution goes to the Add as it is."""
+    graph = Graph(quantized(arch, "pams", 4, "tensorrt"))
+    for number in range(2):
+        readers = graph.readers(f"{block}.{number}.input_dq")
+        assert sorted(node.op_type for node in readers) == ["Add", "Conv"]
     seconds = [node for node in graph.of("Conv") if node.name.endswith("/conv2/Conv")]
     assert len(seconds) == 2
     for node in seconds:
+        assert [graph.kind_before(operand) for operand in node.input[:2]] == ["DequantizeLinear"] * 2
         tensor, kinds = node.output[0], []
         while not kinds or kinds[-1] != "Add":
             (reader,) = graph.readers(tensor)
             kinds.append(reader.op_type)
             tensor = reader.output[0]
         assert "QuantizeLinear" not in kinds
-    check_numbers(network, graph, photo(40))
 
 
 def test_integer_bias_is_a_float_on_the_grid_of_the_accumulator() -> None:
