@@ -3,7 +3,8 @@
 A value halfway between two codes may get either: floating-point layers before it round their sums in the order of the
 kernel, and one such code changes a part of the image. What an engine chose is read from the engine itself, by a copy of
 the file that has the codes as further outputs. The simulator then runs with these codes in place of its own; if nothing
-but ties differs, its output is that of the engine.
+but ties differs, its output is that of the engine. With further outputs an engine may fuse less and decide a tie
+otherwise than without; a difference is then ``unexplained`` although it may be a tie.
 """
 
 from __future__ import annotations

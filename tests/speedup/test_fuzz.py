@@ -24,7 +24,7 @@ def test_random_networks_are_exact_or_say_why_not(number: int, engine: str, tmp_
     pytest.importorskip("onnx")
     pytest.importorskip(engine)
     outcome = check(number, engine, tmp_path)
-    assert outcome.kind in ("exact", "tie", "lossy", "refused"), outcome
+    assert outcome.kind in ("exact", "tie", "near", "lossy", "refused"), outcome
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
