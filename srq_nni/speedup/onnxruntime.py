@@ -23,8 +23,8 @@ from srq_nni.speedup.byte_products import inexact_without_vnni
 from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.lint_rules import QUANTIZED_NODES
 
-INTEGER_NODES = ("QLinearConv", "ConvInteger")
 FLOAT_NODES = ("Conv", "FusedConv")
 PRECISION = ("session.x64quantprecision", "1")  # without effect on CPUs with VNNI
 FLOAT_NOTE = (
@@ -73,10 +73,10 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
             self._open(self._loaded(), optimized)
             nodes = onnx.load(optimized).graph.node
         kernels = tuple(
-            (node.name, "int8" if node.op_type in INTEGER_NODES else "float32", node.op_type)
+            (node.name, "int8" if node.op_type in QUANTIZED_NODES else "float32", node.op_type)
             for node in nodes
-            if node.op_type in INTEGER_NODES + FLOAT_NODES
+            if node.op_type in QUANTIZED_NODES + FLOAT_NODES
         )
-        integer = sum(kernel in INTEGER_NODES for _, _, kernel in kernels)
+        integer = sum(kernel in QUANTIZED_NODES for _, _, kernel in kernels)
         quantized = any(node.op_type == "DequantizeLinear" for node in nodes)
         return PrecisionReport(self.engine, kernels, integer, (FLOAT_NOTE,) if quantized and not integer else ())
