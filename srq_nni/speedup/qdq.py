@@ -107,11 +107,7 @@ class QDQWriter:
         """Write Q, the limit of the codes, ``shuffle`` if there is one, and DQ; return the dequantized tensor."""
         container = self._container(activation, nonnegative)
         if container is None:
-            raise ExportError(
-                f"the codes of '{activation.name}' run from {grid.minimum} to {grid.maximum} at {grid.bits} bits, and "
-                f"{self.rules.name} takes int8 (-128 to 127) with zero point 0; "
-                "use 7 bits or fewer for DDTB, PAMS at 8 bits, or another engine"
-            )
+            raise self._unfit(activation.name, grid)
         prefix = self._free_name(activation.name)
         scale = self._constant(f"{prefix}_scale", np.array(grid.scale, np.float32))
         zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
@@ -131,6 +127,13 @@ class QDQWriter:
             shuffle.input[0], codes = codes, shuffle.output[0]
             self.nodes.append(shuffle)
         return self._node("DequantizeLinear", [codes, scale, zero], f"{prefix}_dq")
+
+    def _unfit(self, name: str, grid: IntegerGrid) -> ExportError:
+        return ExportError(
+            f"the codes of '{name}' run from {grid.minimum} to {grid.maximum} at {grid.bits} bits, and "
+            f"{self.rules.name} takes int8 (-128 to 127) with zero point 0; "
+            "use 7 bits or fewer for DDTB, PAMS at 8 bits, or another engine"
+        )
 
     def _ends_as_codes_do(self, container: Container, low: int, high: int, nonnegative: bool) -> bool:
         """Whether the byte saturates where the codes end, so that no Clip is needed."""
@@ -210,11 +213,7 @@ class QDQWriter:
         assert grid is not None and codes is not None
         container = INT8 if INT8.holds(grid.minimum, grid.maximum) else self.rules.container(grid, False)
         if container is None:
-            raise ExportError(
-                f"the codes of '{prefix}' run from {grid.minimum} to {grid.maximum} at {grid.bits} bits, and "
-                f"{self.rules.name} takes int8 (-128 to 127) with zero point 0; "
-                "use 7 bits or fewer for DDTB, PAMS at 8 bits, or another engine"
-            )
+            raise self._unfit(prefix, grid)
         factor = layer.fineness
         if halved:
             factor = max(factor, min(2, finest_multiple(grid)))
