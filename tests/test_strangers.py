@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -80,16 +81,41 @@ def test_no_file_that_an_option_names_runs_code(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["test", "-opt", "{yaml}"], ["export", "{evil}", "-o", "m.onnx"], ["pack", "{evil}", "-o", "m"]]
+    "line",
+    [
+        "test -opt {yaml}",
+        "search -opt {search} --max-size 1 -o {folder}/found",
+        "summary {evil}",
+        "export {evil} -o m.onnx",
+        "pack {evil} -o m.safetensors",
+        "convert {evil} -o m.pth --from pams",
+        "convert {evil} -o m.pth --to pams",
+        "bench {evil}",
+        "upscale {photos}/HR -m {evil} -o out",
+        "report {folder}/run",
+    ],
 )
 def test_no_command_runs_code_of_a_checkpoint(
-    evil: Callable[[str], Path], photo_folders: Path, tmp_path: Path, work_folder: Path, arguments: list[str]
+    evil: Callable[[str], Path],
+    photo_folders: Path,
+    tmp_path: Path,
+    work_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    line: str,
 ) -> None:
     file = evil("net.pth")
-    path = write_yaml(tmp_path / "o.yml", evaluation_options(photo_folders, str(file)))
+    (tmp_path / "run" / "models").mkdir(parents=True)
+    shutil.copy(file, tmp_path / "run" / "models" / "net_g_latest.pth")
+    names = {
+        "yaml": write_yaml(tmp_path / "o.yml", evaluation_options(photo_folders, str(file))),
+        "search": write_yaml(tmp_path / "s.yml", train_options(photo_folders, str(file))),
+        "evil": file,
+        "photos": photo_folders,
+        "folder": tmp_path,
+    }
     with pytest.raises(SystemExit) as ended:
-        main([argument.format(yaml=path, evil=file) for argument in arguments])
-    assert ended.value.code == 2
+        main([word.format(**names) for word in line.split()])
+    assert ended.value.code == 2 and "cannot be read (" in capsys.readouterr().err
     assert not (tmp_path / "trace").exists() and not list(work_folder.iterdir())
 
 
@@ -123,6 +149,21 @@ def png(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_search_reads_no_image_of_ten_billion_pixels(
+    photo_folders: Path, work_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(photo_folders, "photos")
+    Path("photos/HR/coffee.png").write_bytes(png(100_000, 100_000))
+    write_yaml(Path("o.yml"), train_options(Path("photos"), float_checkpoint(Path("float.pth"))))
+    with pytest.raises(SystemExit) as ended:
+        main(["search", "-opt", "o.yml", "--max-size", "1"])
+    assert ended.value.code == 2 and not Path("search").exists()
+    assert capsys.readouterr().err == (
+        "srq: error: datasets: train: 'photos/HR/coffee.png' unpacks to more than 178956970 pixels; "
+        "replace or remove it\n"
     )
 
 

@@ -112,10 +112,26 @@ def check_image_folder(folder: Path, where: str) -> Sizes:
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     if not files:
         raise DataError(f"{where}: '{folder}' is empty; put images ({listing(IMAGE_SUFFIXES)}) there")
-    return {file: _check_image(file, where) for file in track(files, f"Checking {folder.name}", "image")}
+    return {file: check_image(file, where) for file in track(files, f"Checking {folder.name}", "image")}
 
 
-def _check_image(file: Path, where: str) -> tuple[int, int]:
+def check_images_of(entry: Any, where: str) -> None:
+    """Check the files of one entry of a dataset's ``paths``, a path or a dict of them, before BasicSR decodes them.
+
+    Raises:
+        DataError: as ``check_image``.
+    """
+    for path in entry.values() if isinstance(entry, Mapping) else (entry,):
+        if isinstance(path, str) and os.path.isfile(path):  # others are keys of a database
+            check_image(Path(path), where)
+
+
+def check_image(file: Path, where: str) -> tuple[int, int]:
+    """Return width and height of an image.
+
+    Raises:
+        DataError: if it is none, is cut off, or would unpack to more than ``LARGEST_IMAGE`` pixels.
+    """
     try:
         with Image.open(file) as image:
             size = image.size

@@ -13,7 +13,8 @@ from torch import nn
 
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float
-from srq_nni.errors import SRQError
+from srq_nni.errors import DataError, SRQError
+from srq_nni.models.preflight_data import check_images_of
 from srq_nni.progress import track
 from srq_nni.report.experiment import Experiment
 
@@ -81,7 +82,13 @@ def compare_images(experiment: Experiment, quantized: nn.Module, limit: int, sta
     count = min(limit, len(dataset))
     if count < len(dataset):
         result.notes.append(f"{count} of {len(dataset)} images of {result.dataset} are shown; --images raises it")
+    paths = dataset.paths if isinstance(getattr(dataset, "paths", None), list) else [None] * count
     for index in track(range(count), "Comparing images", "image"):
+        try:
+            check_images_of(paths[index], result.dataset)
+        except DataError as error:
+            result.notes.append(f"left out: {error}")
+            continue
         item = dataset[index]
         low = item["lq"][None]
         if len(result.low_resolution) < statistics_from:
@@ -109,8 +116,9 @@ def _validation_set(experiment: Experiment, notes: list[str]) -> tuple[dict[str,
         dataset = DATASET_REGISTRY.get(options["type"])(options)
         if isinstance(getattr(dataset, "paths", None), list):
             dataset.paths.sort(key=str)  # BasicSR leaves the order to the file system
+            check_images_of(dataset.paths[0], phase)
         first = dataset[0]
-    except (AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+    except (DataError, AssertionError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
         notes.append(f"no images: '{phase}' cannot be read ({str(error).splitlines()[0] if str(error) else 'empty'})")
         return None
     if "gt" not in first:

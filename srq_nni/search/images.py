@@ -12,6 +12,7 @@ import torch
 from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from srq_nni.errors import DataError, OptionError
+from srq_nni.models.preflight_data import check_images_of
 from srq_nni.models.rules import need
 
 BENCHMARKS = ("set5", "set14", "b100", "bsd100", "bsds100", "urban100", "manga109")
@@ -87,6 +88,8 @@ def images_from(opt: Mapping[str, Any], phase: str = "train", count: int = 8, si
     try:
         source = PairedImageDataset({**dataset, "phase": "val", "scale": scale})
         chosen = [round(index * (len(source) - 1) / max(count - 1, 1)) for index in range(min(count, len(source)))]
+        for index in dict.fromkeys(chosen):
+            check_images_of(source.paths[index], f"datasets: {phase}")
         pairs = tuple(_pair(source[index], size, scale) for index in dict.fromkeys(chosen))
     except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,22 +1,27 @@
-"""A few hundred of the wrong option files and command lines of ``fuzzing.py``; SRQ_FUZZ_CASES asks for more."""
+"""A few hundred of the wrong option files and command lines of ``fuzzing.py``, and ten thousand with ``-m slow``."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.cli.fuzzing import Fuzzer, Outcome, _judged, run
 
-CASES = int(os.environ.get("SRQ_FUZZ_CASES", "200"))
+CASES = 200
+SECONDS = 30.0  # of a slow or busy machine, which then sees fewer cases
 
 
 def test_wrong_files_and_lines_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = 30.0 if CASES <= 1000 else float("inf")  # of a slow or busy machine, which then sees fewer cases
-    counts = run(range(CASES), tmp_path, seconds)
+    counts = run(range(CASES), tmp_path, SECONDS)
     assert set(counts) <= {"accepted", "refused"}, capsys.readouterr().out
     assert counts["refused"] > counts["accepted"] or sum(counts.values()) < 20
+
+
+@pytest.mark.slow
+def test_ten_thousand_wrong_files_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = run(range(10_000), tmp_path)
+    assert set(counts) == {"accepted", "refused"} and sum(counts.values()) == 10_000, capsys.readouterr().out
 
 
 def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

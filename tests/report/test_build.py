@@ -15,8 +15,10 @@ from srq_nni.report import open_experiment, write_report
 from srq_nni.report.images import compare_images, mean_scores
 from srq_nni.speedup.bench import BenchReport, Row
 from srq_nni.speedup.machine import Machine
+from tests.disks import disk, fill, read_only
 from tests.sr_data import write_yaml
 from tests.terminals import standard_error
+from tests.test_strangers import png
 
 BICUBIC = 30.999  # dB of astronaut, computed from the two files with imresize of BasicSR on float64 BGR
 
@@ -57,6 +59,11 @@ def test_page_and_pictures(page: Path) -> None:
     for file in page.parent.glob("*.png"):
         assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "body.0.conv1.input" in text and "body.0.conv2.weight" in text
+    assert re.findall(r"<th>(psnr \w+)</th>", text) == ["psnr bicubic", "psnr float", "psnr quantized"]
+    assert f"<tr><td>astronaut</td><td>{BICUBIC:.2f}</td>" in text and '<tr class="mean"><td>mean</td><td>' in text
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        shown = re.findall(rf'<button type="button" data-title="{name}, ([^"]+)">', text)
+        assert shown == ["HR", "bicubic", "float", "quantized", "difference", "whole image"]
     assert text.count("<svg") == 4
     outside = [link for link in re.findall(r"(?:src|href|srcset)=\"([^\"]+)\"", text) if link[:5] not in ("data:",)]
     assert outside == ["#images", "#training", "#quantizers", "#layers", "#size"]
@@ -71,6 +78,20 @@ def test_bars(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             assert screen.shows(*words, "<", "image"), words
     else:
         assert screen.text == ""
+
+
+def test_a_full_disk_and_a_read_only_one(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with disk(tmp_path / "disk") as folder:
+        (folder / "report.html").write_text("old")
+        fill(folder, 40_000)
+        text = refused(capsys, str(experiment), "-o", str(folder), "--images", "1")
+        assert text.endswith("cannot be written: No space left on device; free space on that disk\n")
+        assert (folder / "report.html").read_text() == "old" and not list(folder.glob(".*"))
+        for file in folder.glob("*.png"):
+            assert file.read_bytes().endswith(b"IEND\xaeB`\x82")
+        with read_only(folder):
+            text = refused(capsys, str(experiment), "-o", str(folder / "report"))
+            assert text.endswith("Read-only file system; give a folder on a disk that is not read-only\n")
 
 
 def test_what_is_missing_is_said(experiment: Path, tmp_path: Path) -> None:
@@ -114,6 +135,23 @@ def test_a_lost_float_network_and_lost_images_are_said(experiment: Path, tmp_pat
     write_yaml(next(folder.glob("*.yml")), options)
     notes = compare_images(open_experiment(folder), srq_nni.load(run.newest), limit=1).notes
     assert notes[0].startswith("no images: 'val' cannot be read (")
+
+
+def test_an_image_of_ten_billion_pixels_is_left_out_and_said(experiment: Path, tmp_path: Path) -> None:
+    folder = copied(experiment, tmp_path)
+    options = dict(open_experiment(folder).options)
+    val = options["datasets"]["val"]
+    photos = shutil.copytree(Path(val["dataroot_gt"]).parent, tmp_path / "photos")
+    val |= {"dataroot_gt": str(photos / "HR"), "dataroot_lq": str(photos / "LR_bicubic" / "X2")}
+    (photos / "HR" / "chelsea.png").write_bytes(png(100_000, 100_000))
+    write_yaml(next(folder.glob("*.yml")), options)
+    run = open_experiment(folder)
+    comparison = compare_images(run, srq_nni.load(run.newest), limit=8)
+    assert [image.name for image in comparison.images] == ["astronaut", "coffee", "rocket"]
+    assert comparison.notes == [
+        f"left out: photos: '{photos / 'HR' / 'chelsea.png'}' unpacks to more than 178956970 pixels; "
+        "replace or remove it"
+    ]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
