@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import time
@@ -15,6 +14,7 @@ import torch
 from cells import PROTOCOL, RECIPES, Cell, Network, Protocol
 from images import Batch, Patches
 from measure import quick_psnr
+from schedule import in_proportion
 
 from srq_nni import checkpoint
 from srq_nni.atomic import atomic_file
@@ -67,9 +67,7 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
         "skt_opt": {"type": "SKTLoss", "loss_weight": protocol.skt_weight},
         "channels_last": True,
     }
-    # A copy: BasicSR takes keys out of the blocks that it reads.
-    train = copy.deepcopy({key: value for key, value in {**train, **recipe.train}.items() if value is not None})
-    _shorten(train, share)
+    train = in_proportion({key: value for key, value in {**train, **recipe.train}.items() if value is not None}, share)
     return {
         "name": cell.name,
         "model_type": "QuantSRModel",
@@ -90,16 +88,6 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
         },
         "train": {**train, "total_iter": cell.iterations},
     }
-
-
-def _shorten(train: dict[str, Any], share: float) -> None:
-    """Give a run of another length the same schedule in proportion."""
-    scheduler = train["scheduler"]
-    for key in ("milestones", "periods"):
-        if key in scheduler:
-            scheduler[key] = [max(round(share * iteration), 1) for iteration in scheduler[key]]
-    if "warmup_iter" in train:
-        train["warmup_iter"] = max(round(share * train["warmup_iter"]), 1)
 
 
 def _resumed(opt: dict[str, Any], iteration: int) -> QuantSRModel:
