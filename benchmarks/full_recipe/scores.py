@@ -17,7 +17,7 @@ from srq_nni.errors import DataError, listing
 
 CSV = Path(__file__).resolve().parents[1] / "results" / "full_recipe.csv"
 HEADER = ("run", "tested", "set", "psnr", "ssim")
-NUMBER = r"(\d+\.\d+)"
+NUMBER = r"(-?(?:\d+\.\d+|nan|inf))"  # the SSIM of noise may be below 0
 VALIDATION = re.compile(rf"^(\S+) .*: Validation (\S+)\n\t # psnr: {NUMBER}.*\n\t # ssim: {NUMBER}", re.MULTILINE)
 
 

@@ -170,6 +170,13 @@ def test_scores_of_finished_runs_reach_the_page_and_stay(tmp_path: Path) -> None
     assert scores.read_scores(table)[first.name].tested == "2026-11-20"
 
 
+def test_a_negative_ssim_is_a_number(tmp_path: Path) -> None:
+    run = RUNS[0]
+    log = log_of(run, tmp_path)
+    log.write_text(log.read_text().replace("ssim: 0.8100", "ssim: -0.0012"))
+    assert scores.read_log(log, run, 60_000).scores["Set14"] == (31.1234, -0.0012)
+
+
 def test_logs_that_do_not_belong_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = commands.runs(REPRESENTATIVE)[0]
     cases = {
