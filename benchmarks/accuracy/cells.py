@@ -111,6 +111,12 @@ def adam(lr: float) -> dict[str, Any]:
 
 
 LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
+POST_TRAINING = {
+    "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
+    "least error": LEAST_ERROR,
+    "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
+    "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
+}
 COSINE = {
     "optim_g": adam(5e-4),
     "optim_q": {"relative_lr": 2e-3},
@@ -119,29 +125,34 @@ COSINE = {
 }
 RECIPES = {
     "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
-    "default": Recipe(note="srq's defaults, wiring paper"),
     "recommended": Recipe(
         LEAST_ERROR,
         COSINE,
-        "bounds and weights of least squared error, relative steps of bounds, lr 5e-4 with warm-up and cosine decay",
+        "the defaults: bounds and weights of least squared error, relative steps of bounds; lr 5e-4, warm-up, cosine",
     ),
     **{
         f"recommended, {name}": recipe
         for name, recipe in {
-            "bounds from the percentile": Recipe({"weight_range": "mse"}, COSINE),
-            "weights from the percentile": Recipe({"calibration": "mse"}, COSINE),
+            "bounds from the percentile": Recipe(POST_TRAINING["least error, bounds from the percentile"], COSINE),
+            "weights from the percentile": Recipe(POST_TRAINING["least error, weights from the percentile"], COSINE),
             "bounds lr 1e-2": Recipe(LEAST_ERROR, {**COSINE, "optim_q": {"lr": 1e-2}}),
             "lr of protocol P": Recipe(LEAST_ERROR, {"optim_q": {"relative_lr": 2e-3}}),
-            "lr 1e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-3)}),
+            "lr 2e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-3)}),
+            "lr 1e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-3)}, "as recommended, with steps for 2 bits"),
+            "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
+            "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with steps for 8 bits"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
         }.items()
     },
+    **{name: Recipe(quantization) for name, quantization in POST_TRAINING.items()},
     "no-skt": Recipe(
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
 }
+LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # where others than that of "recommended" did better on val
+ABLATED = [name for name in RECIPES if name.startswith("recommended") and name != "recommended, lr 2e-5"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,8 @@ class Cell:
     """One row of the table.
 
     Attributes:
-        method: ``ddtb``, ``pams``, ``qat`` or ``lsq`` (NNI's), ``minmax`` (post-training), ``float`` or ``bicubic``.
+        method: ``ddtb``, ``pams``, ``qat`` or ``lsq`` (NNI's), ``ptq`` (DDTB's grid without training), ``float`` or
+            ``bicubic``.
         bits: of weights and activations; 32 for float.
         wiring: where quantizers sit.
         recipe: key of ``RECIPES``.
@@ -161,7 +173,7 @@ class Cell:
     method: str
     bits: int
     wiring: str = "paper"
-    recipe: str = "default"
+    recipe: str = "recommended"
     seed: int = 1
     network: str = "EDSR-32x5"
     iterations: int = PROTOCOL.iterations
@@ -189,23 +201,27 @@ def _queue() -> Iterator[Cell]:
         yield Cell("float", 32, network=network)
     for bits in (4, 2, 3, 8):
         yield Cell("ddtb", bits, "official", "official")
-    for bits in (4, 2, 3, 8):
-        yield Cell("ddtb", bits, recipe="recommended")
-    for recipe in RECIPES:
-        if recipe.startswith("recommended"):
-            yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for bits in (4, 2):
-        yield Cell("ddtb", bits, recipe="recommended", network="EDSR-32x5-shipped")
-    for bits in (4, 2, 3, 8):
         yield Cell("ddtb", bits)
-    for bits in (4, 2):
-        yield Cell("pams", bits, recipe="recommended")
+    for bits, lr in LEARNING_RATES.items():
+        yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
+    for recipe in ABLATED:
+        yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
+    for recipe in ("recommended", "recommended, lr 1e-4", "recommended, lr 2e-5"):
+        yield Cell("ddtb", 8, recipe=recipe, iterations=ABLATION)
+    for bits in (2, 4):
+        yield Cell("pams", bits, "official", "official", iterations=ABLATION)
+        yield Cell("pams", bits, iterations=ABLATION)
+    for bits in (8, 4, 3, 2):
+        for recipe in POST_TRAINING:
+            yield Cell("ptq", bits, recipe=recipe)
+    yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
+    yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
+    for bits in (2, 4, 3):
+        yield Cell("pams", bits)
+    yield Cell("pams", 8, recipe="recommended, lr 2e-5")
     for bits in (2, 4, 8, 3):
         yield Cell("pams", bits, "official", "official")
-    for bits in (2, 4, 3, 8):
-        yield Cell("pams", bits)
-    for bits in (8, 4, 3, 2):
-        yield Cell("minmax", bits)
     for bits in (4, 2):
         for method in ("pams", "ddtb"):
             yield Cell(method, bits, "official", "no-skt")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nni_quantizers
 import torch
-from cells import NETWORKS, PROTOCOL, Cell, Network
+from cells import NETWORKS, PROTOCOL, RECIPES, Cell, Network
 from images import Pair, Patches, centres, read_pairs
 from measure import Cost, Upscaler, bicubic, cost, evaluating, network, own_widths, score
 from pipeline import Progress, options, train
@@ -47,8 +47,8 @@ def finish(cell: Cell, data: Path, folder: Path) -> Row:
     widths: dict[str, tuple[int, int]] = {}
     if cell.method == "float":
         model, progress = _float(described, data), Progress()
-    elif cell.method == "minmax":
-        model, progress = _minmax(cell, described, data), Progress()
+    elif cell.method == "ptq":
+        model, progress = _post_training(cell, described, data), Progress()
         widths = own_widths(model)
     elif cell.method in nni_quantizers.QUANTIZERS:
         model, progress = _trained(cell, described, data, folder)
@@ -66,16 +66,9 @@ def _float(described: Network, data: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def _minmax(cell: Cell, described: Network, data: Path) -> torch.nn.Module:
-    """Quantize without training: minimum and maximum of weights and, over ``CALIBRATION_BATCHES``, of activations."""
-    block = {
-        "quantizer": "ddtb",
-        "bits": cell.bits,
-        "wiring": cell.wiring,
-        "calibration": "percentile",
-        "weight_range": "percentile",
-        "percentile": 100.0,
-    }
+def _post_training(cell: Cell, described: Network, data: Path) -> torch.nn.Module:
+    """Quantize without training, from ``CALIBRATION_BATCHES`` of training patches."""
+    block = {"quantizer": "ddtb", "bits": cell.bits, "wiring": cell.wiring, **RECIPES[cell.recipe].quantization}
     model = insert_quantizers(_float(described, data), options_from(block))
     patches = Patches(
         training_images(data, described.scale), described.scale, PROTOCOL.patch, PROTOCOL.batch, cell.seed

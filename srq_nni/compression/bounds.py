@@ -12,6 +12,7 @@ from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.layers import activation_quantizers
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
+RELATIVE_LEARNING_RATE = 2e-3  # in widths
 LARGEST_STEP = 0.25  # in widths: two bounds that move towards each other leave half of theirs
 
 
@@ -55,18 +56,24 @@ class RelativeSteps:
         self._before = []
 
 
-def bounds_rate(lr: float | None = None, relative_lr: float | None = None) -> tuple[float, bool]:
+def bounds_rate(
+    lr: float | None = None, relative_lr: float | None = None, profile: str = "default"
+) -> tuple[float, bool]:
     """Return the learning rate of the bounds and whether it is in widths (see ``RelativeSteps``).
 
     Args:
-        lr: in feature units, as in both papers; ``BOUNDS_LEARNING_RATE`` if neither is given.
+        lr: in feature units, as in both papers.
         relative_lr: in widths.
+        profile: what counts if neither is given: ``RELATIVE_LEARNING_RATE``, or ``BOUNDS_LEARNING_RATE`` with
+            ``official``.
 
     Raises:
         OptionError: if both are given.
     """
     if lr is not None and relative_lr is not None:
         raise OptionError(f"bounds: lr {lr:g} and relative_lr {relative_lr:g} are both given; give one of them")
-    if relative_lr is not None:
-        return relative_lr, True
-    return BOUNDS_LEARNING_RATE if lr is None else lr, False
+    if lr is not None:
+        return lr, False
+    if relative_lr is None and profile == "official":
+        return BOUNDS_LEARNING_RATE, False
+    return RELATIVE_LEARNING_RATE if relative_lr is None else relative_lr, True

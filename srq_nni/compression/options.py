@@ -89,8 +89,7 @@ class QuantizationOptions(BaseModel):
     config_list: list[dict[str, Any]] | None = None
     """Modules, targets and bits in NNI's format, instead of the preset."""
     calibration: Annotated[str, _one_of(name for names in CALIBRATIONS.values() for name in names)] | None = None
-    """How activation bounds start: max (default of pams), percentile (default of ddtb), mse (least squared error) or
-    official."""
+    """How activation bounds start: mse (least squared error; default), max (pams), percentile (ddtb) or official."""
     calibration_iters: Whole = Field(default=default_of("calibration_iters"), ge=0)
     """Iterations of the first phase: PAMS trains while its bounds follow the running statistic, DDTB watches float
     activations without an update. The papers' is 1000."""
@@ -105,10 +104,11 @@ class QuantizationOptions(BaseModel):
     gate_loss_weight: Number = Field(default=default_of("gate_loss_weight"), ge=0)
     """Weight of the regulariser that holds the gates, for images in [0, 1] (ddtb only)."""
     percentile: Annotated[Number, Field(gt=50, le=100)] | None = default_of("percentile")
-    """Percentile of DDTB's bounds and weights where these take one; the published one of the architecture if missing
-    (ddtb only)."""
+    """Percentile of DDTB's bounds and weights (ddtb only). Given alone, both start from it; with calibration or
+    weight_range: percentile and if missing, it is the published one of the architecture."""
     weight_range: Annotated[str, _one_of(name for names in RANGES.values() for name in names)] | None = None
-    """How the grid of a weight is found: as published, max (pams) or percentile (ddtb), or mse: least squared error."""
+    """How the grid of a weight is found: mse (least squared error; default) or, as published, max (pams) or percentile
+    (ddtb)."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")
@@ -166,6 +166,8 @@ class QuantizationOptions(BaseModel):
         for key, instead in BESIDE_CONFIG_LIST.items():
             if self.config_list is not None and key in self.model_fields_set:
                 raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
+        if self.percentile is not None and (self.calibration, self.weight_range) == ("mse", "mse"):
+            raise OptionError("percentile: calibration and weight_range are mse; delete it, or one of them")
         for key, switch in SWITCHES.items():
             given = key in self.model_fields_set and getattr(self, key) is not None
             if given and (switch.pams if self.quantizer == "pams" else switch.ddtb) is None:

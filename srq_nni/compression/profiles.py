@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.quantization.fake_quantize import implied_by
+from srq_nni.quantization.targets import WEIGHT
 
 PROFILES = ("default", "official")
 PRESET = None  # the published value of the architecture, from presets.py
@@ -53,9 +55,10 @@ SWITCHES: dict[str, Switch] = {
         ddtb=("float", "float"),
     ),
     "calibration": Switch(
-        "all batches count; released: the last one alone, PAMS without a clamp meanwhile, DDTB at 2 bits only",
-        pams=("max", "official"),
-        ddtb=("percentile", "official"),
+        "bounds start where rounding and clipping cost least, over all batches; released: maximum or percentile of the "
+        "last batch alone, PAMS without a clamp meanwhile, DDTB at 2 bits only",
+        pams=("mse", "official"),
+        ddtb=("mse", "official"),
         per_tensor=True,
     ),
     "calibration_iters": Switch(
@@ -64,9 +67,9 @@ SWITCHES: dict[str, Switch] = {
     "static_iters": Switch("as many times calibration as released: epochs 2 to 5 after epoch 1", ddtb=(400, 4000)),
     "percentile": Switch("published: 99, for RDN 95 and its weights 100", ddtb=(PRESET, PRESET), per_tensor=True),
     "weight_range": Switch(
-        "published; mse takes the step of least squared error instead",
-        pams=("max", "max"),
-        ddtb=("percentile", "percentile"),
+        "the step of least squared error; published: that of the maximum, or of percentiles",
+        pams=("mse", "max"),
+        ddtb=("mse", "percentile"),
         before={"pams": "max", "ddtb": "percentile"},
         per_tensor=True,
     ),
@@ -148,7 +151,7 @@ def _fill(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
     """Return ``block`` with ``values`` below its own; beside a config_list those of a tensor go into its entries."""
     entries = block.get("config_list")
     if not isinstance(entries, list | tuple):
-        return {**values, **block}
+        return _beside(values, block)
     below = {key: value for key, value in values.items() if SWITCHES[key].per_tensor}
     above = {key: value for key, value in values.items() if key not in below and key != "wiring"}
     filled = [_fill_entry(entry, below) for entry in entries]
@@ -157,4 +160,25 @@ def _fill(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
 
 def _fill_entry(entry: Any, values: Mapping[str, Any]) -> Any:
     """An entry with a ``wiring`` stands for a preset's entries, which take no further settings."""
-    return {**values, **entry} if isinstance(entry, Mapping) and "wiring" not in entry else entry
+    if not isinstance(entry, Mapping) or "wiring" in entry:
+        return entry
+    filled = _beside(values, entry)
+    targets = entry.get("target_settings")
+    if isinstance(targets, Mapping):
+        filled["target_settings"] = {
+            target: _beside({key: filled[key] for key in _range_key(target) if key in filled}, settings)
+            if isinstance(settings, Mapping) and settings.get("percentile") is not None
+            else settings
+            for target, settings in targets.items()
+        }
+    return filled
+
+
+def _range_key(target: str) -> tuple[str]:
+    return ("weight_range",) if target == WEIGHT else ("calibration",)
+
+
+def _beside(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` below ``given``, whose percentile, if alone, stands for how bounds start and weights range."""
+    implied = implied_by(given.get("percentile"))
+    return {**{key: implied if value == "mse" else value for key, value in values.items()}, **given}

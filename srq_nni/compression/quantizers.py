@@ -66,7 +66,7 @@ class PublishedQuantizer(Quantizer):
         block = {"quantizer": self.method, "config_list": list(config_list), **options}
         self.options = options_from(apply_profile(block, type(model).__name__))
         entries = self.options.config_list or []
-        self.bounds_lr, self._relative = bounds_rate(bounds_lr, relative_bounds_lr)
+        self.bounds_lr, self._relative = bounds_rate(bounds_lr, relative_bounds_lr, self.options.profile)
         self.seed = seed
         self._existed = dict(existed_wrappers or {})
         self._quantizers: dict[tuple[str, str], nn.Module] = {}
@@ -252,8 +252,8 @@ class PAMSQuantizer(PublishedQuantizer):
             "int4"}]`` for a network with a preset. Further settings of an entry or a target: ``calibration``.
         evaluator: NNI's ``TorchEvaluator`` or ``LightningEvaluator``, our ``LoopEvaluator``, or None.
         existed_wrappers: for ``from_compressor``.
-        bounds_lr: learning rate of the bounds in the unit of the activations; 1e-2 if neither is given.
-        relative_bounds_lr: the same in widths of a quantizer, instead (2e-3 trains well).
+        bounds_lr: learning rate of the bounds in the unit of the activations (published: 1e-2).
+        relative_bounds_lr: the same in widths of a quantizer; 2e-3 if neither is given.
         seed: not used by PAMS, which starts nothing at random.
         calibration_iters: steps in which the bounds follow the running statistic while the network trains.
         profile: ``official`` sets these switches, and those of the entries, to what the released code does.
@@ -275,8 +275,8 @@ class DDTBQuantizer(PublishedQuantizer):
             ``dynamic_ratio``.
         evaluator: as for ``PAMSQuantizer``.
         existed_wrappers: for ``from_compressor``.
-        bounds_lr: learning rate of the bounds in the unit of the activations; 1e-2 if neither is given.
-        relative_bounds_lr: the same in widths of a quantizer, instead (2e-3 trains well).
+        bounds_lr: learning rate of the bounds in the unit of the activations (published: 1e-2).
+        relative_bounds_lr: the same in widths of a quantizer; 2e-3 if neither is given.
         seed: of the gates' first weights.
         calibration_iters: steps in which float activations are observed; gradients of these steps are dropped.
         static_iters: steps in which the gates are then held at zero.

@@ -155,7 +155,7 @@ class QuantSRModel(SRModel):
         relative = False
         if sum(len(group["params"]) for group in network) < sum(len(group["params"]) for group in groups):
             given = self.opt["train"].get("optim_q", {})
-            rate, relative = bounds_rate(given.get("lr"), given.get("relative_lr"))
+            rate, relative = bounds_rate(given.get("lr"), given.get("relative_lr"), self.quantization.profile)
             network.append({"params": bounds, "lr": rate, "weight_decay": 0.0})
             if self.quantization.quantizer == "ddtb":
                 network.append({"params": gates})  # empty until the gated layers are chosen

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from srq_nni.compression.bounds import BOUNDS_LEARNING_RATE
+from srq_nni.compression.bounds import RELATIVE_LEARNING_RATE
 from srq_nni.compression.options import QuantizationOptions
 from srq_nni.compression.presets import PRESETS
 from srq_nni.compression.profiles import SWITCHES
@@ -172,8 +172,8 @@ class Train(Block):
     """Iterations of the run; the papers' is 60000."""
     optim_g: Optimizer
     """Optimizer of the network."""
-    optim_q: BoundsOptimizer = BoundsOptimizer(lr=BOUNDS_LEARNING_RATE)
-    """Learning rate of the bounds (QuantSRModel); if missing, that of both papers."""
+    optim_q: BoundsOptimizer = BoundsOptimizer(relative_lr=RELATIVE_LEARNING_RATE)
+    """Learning rate of the bounds (QuantSRModel); with profile: official and if missing, lr: 0.01 as published."""
     scheduler: Scheduler
     """How the learning rates fall, the bounds' included."""
     warmup_iter: Number = -1

@@ -9,7 +9,15 @@ from torch import nn
 
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization import calibration as statistics
-from srq_nni.quantization.fake_quantize import MIN_WIDTH, check_percentile, ddtb_codes, ddtb_quantize, pams_quantize
+from srq_nni.quantization.fake_quantize import (
+    MIN_WIDTH,
+    PERCENTILE,
+    check_percentile,
+    ddtb_codes,
+    ddtb_quantize,
+    implied_by,
+    pams_quantize,
+)
 from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
 from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
 from srq_nni.quantization.least_error import least_error_bounds
@@ -110,14 +118,14 @@ class PAMSActivation(ActivationQuantizer):
 
     Args:
         bits: 2 to 8.
-        calibration: how a batch proposes alpha. ``max``: mean over images of max|x|, averaged over the batches.
-            ``mse``: the alpha with the least squared error, averaged over the batches. ``official``: as ``max``, but
-            the last batch alone counts and nothing is clamped while calibrating.
+        calibration: how a batch proposes alpha. ``mse``: the alpha with the least squared error, averaged over the
+            batches. ``max``: mean over images of max|x|, averaged over the batches. ``official``: as ``max``, but the
+            last batch alone counts and nothing is clamped while calibrating.
     """
 
     CALIBRATIONS = ("max", "mse", "official")
 
-    def __init__(self, bits: int, *, calibration: str = "max") -> None:
+    def __init__(self, bits: int, *, calibration: str = "mse") -> None:
         super().__init__(bits)
         self.calibration = choice("calibration", calibration, self.CALIBRATIONS)
         self.alpha = nn.Parameter(torch.full((1,), INITIAL_BOUND))
@@ -170,8 +178,9 @@ class DDTBActivation(ActivationQuantizer):
         bits: 2 to 8.
         calibration: ``mse`` starts the bounds where the squared error is least, averaged over the batches;
             ``percentile`` at the percentiles of the observed activations; ``official`` does so at 2 bits only, from the
-            last batch, and leaves them at +-10 at other widths.
-        percentile: M of that start; the lower bound takes 100 - M.
+            last batch, and leaves them at +-10 at other widths. If missing, ``percentile`` with a percentile, else
+            ``mse``.
+        percentile: M of that start; the lower bound takes 100 - M; 99 if missing.
         limit_levels: see ``ddtb_quantize``.
         gate_statistics, gate_gradient: of a gate that is added; see ``gate_quantize``.
     """
@@ -184,17 +193,17 @@ class DDTBActivation(ActivationQuantizer):
         self,
         bits: int,
         *,
-        calibration: str = "percentile",
-        percentile: float = 99.0,
+        calibration: str | None = None,
+        percentile: float | None = None,
         limit_levels: bool = True,
         gate_statistics: Statistics = "per_sample",
         gate_gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(bits)
-        self.calibration = choice("calibration", calibration, self.CALIBRATIONS)
+        self.calibration = choice("calibration", calibration or implied_by(percentile), self.CALIBRATIONS)
         self.gate_statistics: Statistics = choice("gate_statistics", gate_statistics, get_args(Statistics))
         self.gate_gradient: Gradient = choice("gate_gradient", gate_gradient, get_args(Gradient))
-        self.percentile = check_percentile(percentile)
+        self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
         self.limit_levels = limit_levels
         self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))
         self.lower = nn.Parameter(torch.full((1,), -INITIAL_BOUND))

@@ -17,6 +17,7 @@ from srq_nni.errors import QuantizationError
 from srq_nni.quantization.grid import FLOAT_BITS, check_bits, computable, step_count, symmetric_maximum
 
 MIN_WIDTH = 1e-5  # smallest upper - lower; below it a bound counts as degenerate
+PERCENTILE = 99.0  # of DDTB for EDSR and SRResNet
 WEIGHT_EPSILON = 1e-8  # PAMS adds it to max|w|, so that an all-zero weight stays finite
 
 
@@ -126,6 +127,11 @@ def weight_step_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
     largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
     limit = torch.finfo(weight.dtype).max / 2  # step * code must not round to infinity
     return (largest + WEIGHT_EPSILON).clamp(max=limit) / symmetric_maximum(bits)
+
+
+def implied_by(percentile: float | None) -> str:
+    """Return how bounds start and weights are ranged where only a percentile is given, or nothing."""
+    return "mse" if percentile is None else "percentile"
 
 
 def check_percentile(percentile: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from srq_nni.errors import QuantizationError, did_you_mean
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.fake_quantize import PERCENTILE
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
 
 
@@ -32,20 +33,20 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "pams": Method("pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "max"}, {"weight_range": "max"}),
+    "pams": Method("pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "mse"}, {"weight_range": "mse"}),
     "ddtb": Method(
         "ddtb",
         DDTBActivation,
         DDTBWeight,
         "affine",
         {
-            "calibration": "percentile",
-            "percentile": 99.0,
+            "calibration": "mse",
+            "percentile": PERCENTILE,
             "limit_levels": True,
             "gate_statistics": "per_sample",
             "gate_gradient": "straight_through",
         },
-        {"percentile": 99.0, "limit_levels": True, "weight_range": "percentile"},
+        {"percentile": PERCENTILE, "limit_levels": True, "weight_range": "mse"},
     ),
 }
 

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from srq_nni.quantization.fake_quantize import (
+    PERCENTILE,
     check_percentile,
     ddtb_codes,
+    implied_by,
     percentile_bounds,
     quantize_weight_max_abs,
     quantize_weight_percentile,
@@ -51,7 +53,7 @@ class PAMSWeight(WeightQuantizer):
 
     RANGES = ("mse", "max")
 
-    def __init__(self, bits: int, *, weight_range: str = "max") -> None:
+    def __init__(self, bits: int, *, weight_range: str = "mse") -> None:
         super().__init__(bits)
         self.weight_range = choice("weight_range", weight_range, self.RANGES)
 
@@ -72,20 +74,25 @@ class DDTBWeight(WeightQuantizer):
 
     Args:
         bits: 2 to 8.
-        percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN.
+        percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN; 99 if missing.
         limit_levels: see ``quantize_weight_percentile``.
         weight_range: ``mse`` takes the step of least squared error, ``percentile`` the one between percentiles, as
-            published.
+            published. If missing, ``percentile`` with a percentile, else ``mse``.
     """
 
     RANGES = ("mse", "percentile")
 
     def __init__(
-        self, bits: int, *, percentile: float = 99.0, limit_levels: bool = True, weight_range: str = "percentile"
+        self,
+        bits: int,
+        *,
+        percentile: float | None = None,
+        limit_levels: bool = True,
+        weight_range: str | None = None,
     ) -> None:
         super().__init__(bits)
-        self.weight_range = choice("weight_range", weight_range, self.RANGES)
-        self.percentile = check_percentile(percentile)
+        self.weight_range = choice("weight_range", weight_range or implied_by(percentile), self.RANGES)
+        self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
         self.limit_levels = limit_levels
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:

@@ -212,6 +212,7 @@ def test_pams_lr_schedule_through_the_model(photo_folders: Path, tmp_path: Path)
     iterations = 800 * 20 // want["batch"]
     assert want["iters_per_epoch"].startswith(f"{iterations} ")
     milestones = [iterations * epoch for epoch in range(inputs["step"], inputs["epochs"], inputs["step"])]
+    options["train"]["optim_q"] = {"lr": 1e-2}
     options["train"]["scheduler"] = {"type": "MultiStepLR", "milestones": milestones, "gamma": inputs["gamma"]}
     model = QuantSRModel(options)
 

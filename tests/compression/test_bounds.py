@@ -59,7 +59,9 @@ def test_a_bound_moves_by_the_rate_times_the_width() -> None:
 
 
 def test_the_unit_of_the_rate() -> None:
-    assert bounds_rate() == (1e-2, False)
+    assert bounds_rate() == (2e-3, True)
+    assert bounds_rate(profile="official") == (1e-2, False)
+    assert bounds_rate(relative_lr=0.5, profile="official") == (0.5, True)
     assert bounds_rate(lr=0.5) == (0.5, False)
     assert bounds_rate(relative_lr=0.5) == (0.5, True)
     with pytest.raises(OptionError) as error:

@@ -67,14 +67,21 @@ def test_a_network_and_its_name_give_the_same_list() -> None:
     [("EDSR", 99.0, 99.0), ("MSRResNet", 99.0, 99.0), ("SRResNet", 99.0, 99.0), ("RDN", 95.0, 100.0)],
 )
 def test_published_percentiles(arch: str, percentile: float, weight_percentile: float) -> None:
-    entries = srq_nni.config_list(arch, "ddtb", 4)
+    published = {"calibration": "percentile", "weight_range": "percentile"}
+    entries = srq_nni.config_list(arch, "ddtb", 4, **published)
     assert {setting["percentile"] for setting in settings(entries, INPUT)} == {percentile}
     assert {setting["percentile"] for setting in settings(entries, WEIGHT)} == {weight_percentile}
     own = srq_nni.config_list(arch, "ddtb", 4, percentile=97)
     assert {setting["percentile"] for target in (INPUT, WEIGHT) for setting in settings(own, target)} == {97.0}
+    assert settings(own, INPUT)[0]["calibration"] == settings(own, WEIGHT)[0]["weight_range"] == "percentile"
+    ends = srq_nni.config_list(arch, "ddtb", 4, percentile=97, calibration="mse")
+    assert not [setting for setting in settings(ends, INPUT) if {"percentile", "calibration"} & set(setting)]
+    assert {setting["percentile"] for setting in settings(ends, WEIGHT)} == {97.0}
+    default = srq_nni.config_list(arch, "ddtb", 4)
+    assert not [s for target in (INPUT, WEIGHT) for s in settings(default, target) if "percentile" in s]
 
 
-@pytest.mark.parametrize(("method", "calibration"), [("pams", "mse"), ("ddtb", "official")])
+@pytest.mark.parametrize(("method", "calibration"), [("pams", "max"), ("ddtb", "official")])
 def test_calibration_goes_to_activations_only(method: str, calibration: str) -> None:
     entries = srq_nni.config_list("EDSR", method, 4, calibration=calibration)
     assert {setting["calibration"] for setting in settings(entries, INPUT)} == {calibration}

@@ -147,7 +147,12 @@ def test_config_list_knows_profiles() -> None:
     )  # fmt: skip
     assert official == same
     settings = official[2]["target_settings"]
-    assert settings[WEIGHT] == {"quant_dtype": "int4", "limit_levels": False, "percentile": 99.0}
+    assert settings[WEIGHT] == {
+        "quant_dtype": "int4",
+        "limit_levels": False,
+        "percentile": 99.0,
+        "weight_range": "percentile",
+    }
     assert set(settings[INPUT]) == {
         "quant_dtype", "calibration", "limit_levels", "gate_statistics", "gate_gradient", "percentile"
     }  # fmt: skip

@@ -13,10 +13,10 @@ from pydantic_core import PydanticUndefined
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.cli.pipeline import parser_for
-from srq_nni.compression.bounds import BOUNDS_LEARNING_RATE
+from srq_nni.compression.bounds import BOUNDS_LEARNING_RATE, RELATIVE_LEARNING_RATE
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import WIRINGS
-from srq_nni.compression.profiles import PRESET, SWITCHES
+from srq_nni.compression.profiles import PRESET, SWITCHES, default_of
 from srq_nni.models.base import find_base_model
 from srq_nni.models.options import OptionLoader, apply_override, read_options
 from srq_nni.quantization.layers import activation_quantizers
@@ -63,11 +63,13 @@ def test_the_table_of_keys_is_complete() -> None:
     for key, (default, _) in rows.items():
         value = fields[key].default
         if value is PydanticUndefined or value is None:
-            assert default in ("", "float", "the preset") or default == "`max` (PAMS), `percentile` (DDTB)"
+            mse = key in ("calibration", "weight_range") and default == "`mse`" and default_of(key) == "mse"
+            assert mse or default in ("", "float", "the preset")
         else:
             assert value_of(default) == pytest.approx(value), key
     outside = PAGE.split("Keys outside the block:")[1]
-    assert f"{{lr: {BOUNDS_LEARNING_RATE:.0e}}}".replace("e-02", "e-2") in outside
+    for key, rate in (("lr", BOUNDS_LEARNING_RATE), ("relative_lr", RELATIVE_LEARNING_RATE)):
+        assert f"{{{key}: {rate:.0e}}}".replace("e-0", "e-") in outside
 
 
 def test_the_table_of_switches_is_profiles_py() -> None:

@@ -81,7 +81,7 @@ def float_options() -> dict[str, Any]:
     options["name"] = NAME
     options["model_type"] = "SRModel"
     del options["quantization"], options["path"]["pretrain_network_t"]
-    del options["train"]["optim_q"], options["train"]["skt_opt"]
+    del options["train"]["skt_opt"]
     options["train"]["total_iter"] = 4
     options["val"] = {
         "val_freq": 4,

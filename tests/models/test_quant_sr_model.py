@@ -46,12 +46,17 @@ def test_bounds_have_a_group_of_their_own(options: dict[str, Any], block: dict[s
     expected = [bound for _, quantizer in activation_quantizers(model.net_g) for bound in quantizer.bounds()]
 
     assert (weights["lr"], weights["weight_decay"]) == (1e-4, 0.1)
-    assert (bounds["lr"], bounds["weight_decay"]) == (1e-2, 0.0)
+    assert (bounds["lr"], bounds["weight_decay"]) == (2e-3, 0.0)
     assert {id(p) for p in bounds["params"]} == {id(p) for p in expected}
     everything = [id(p) for group in model.optimizer_g.param_groups for p in group["params"]]
     assert sorted(everything) == sorted(id(p) for p in model.net_g.parameters())
     assert [group["params"] for group in gates] == ([[]] if block["quantizer"] == "ddtb" else [])
-    assert model.get_current_learning_rate()[:2] == [1e-4, 1e-2]
+    assert model.get_current_learning_rate()[:2] == [1e-4, 2e-3]
+
+
+def test_the_official_rate_of_the_bounds(options: dict[str, Any]) -> None:
+    options["quantization"] |= {"profile": "official", "student": "float"}
+    assert [group["lr"] for group in build_model(options).optimizer_g.param_groups][:2] == [1e-4, 1e-2]
 
 
 def test_optim_q_sets_the_rate_of_the_bounds(options: dict[str, Any]) -> None:
@@ -146,7 +151,7 @@ def test_files_say_what_they_are(options: dict[str, Any], batches: list[dict[str
     content = torch.load(folder / "net_g_3.pth", weights_only=True)
     assert set(content) == {"params", "params_ema", "srq"}
     assert content["srq"]["network"] == options["network_g"]
-    written = {"wiring": "paper", "student": "float", "calibration": "max", "weight_range": "max"}
+    written = {"wiring": "paper", "student": "float", "calibration": "mse", "weight_range": "mse"}
     assert content["srq"]["quantization"] == {**options["quantization"], **written}
     loaded = srq_nni.load(folder / "net_g_latest.pth")
     assert same(dict(loaded.state_dict()), dict(model.net_g_ema.state_dict()))

@@ -200,4 +200,4 @@ def test_keys_that_are_no_texts(options: dict[str, Any]) -> None:
 def test_defaults_are_those_of_the_code() -> None:
     properties = json.loads((FOLDER / "schema.json").read_text())["$defs"]["Train"]["properties"]
     assert properties["skt_opt"]["default"] is None and Train.model_fields["warmup_iter"].default == -1
-    assert properties["optim_q"]["default"] == {"relative_lr": None, "lr": 0.01}
+    assert properties["optim_q"]["default"] == {"relative_lr": 0.002, "lr": None}

@@ -33,9 +33,10 @@ from srq_nni.quantization.gate import Gate
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 QUANTIZERS = {
-    "pams max": lambda: PAMSActivation(4),
+    "pams max": lambda: PAMSActivation(4, calibration="max"),
     "pams mse": lambda: PAMSActivation(4, calibration="mse"),
-    "ddtb": lambda: DDTBActivation(4),
+    "ddtb percentile": lambda: DDTBActivation(4, calibration="percentile"),
+    "ddtb mse": lambda: DDTBActivation(4, calibration="mse"),
     "ddtb official": lambda: DDTBActivation(2, calibration="official"),
 }
 quantizers = pytest.mark.parametrize("make", QUANTIZERS.values(), ids=QUANTIZERS)
@@ -101,7 +102,7 @@ def test_what_each_mode_returns_and_changes(make: object, training: bool, photog
 
 
 def test_observing_alone_sets_the_bounds_only_when_asked(photographs: torch.Tensor) -> None:
-    quantizer = PAMSActivation(4)
+    quantizer = PAMSActivation(4, calibration="max")
     quantizer.set_bounds_from_statistics()
     assert quantizer.alpha.item() == 10.0
     quantizer.set_mode("observe")
@@ -239,7 +240,7 @@ def test_another_ratio_is_refused(ratio: float) -> None:
 def run_rank(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     mean, intensity = RunningMean(2), IntensityRecorder()
-    pams, ddtb = PAMSActivation(4), DDTBActivation(4, percentile=100.0)
+    pams, ddtb = PAMSActivation(4, calibration="max"), DDTBActivation(4, percentile=100.0)
     for batch in range(3):
         mean.update(torch.tensor([batch + 10.0 * rank, -rank]))
         intensity.update(torch.tensor(-batch - 1.0 - rank), torch.tensor(batch * (2.0 - rank)))

@@ -80,9 +80,9 @@ def pams_first_batch(inputs: dict[str, Any], expected: dict[str, Any], tolerance
     x = tensor(inputs["x"])
     published = calibrating(PAMSActivation(inputs["bits"], calibration="official"))
     assert_close(published(x).detach(), expected["y"], tolerance)
-    default = calibrating(PAMSActivation(inputs["bits"]))
-    assert default(x).abs().max() <= expected["alpha"] * (1 + tolerance)
-    for quantizer in (published, default):
+    ours = calibrating(PAMSActivation(inputs["bits"], calibration="max"))
+    assert ours(x).abs().max() <= expected["alpha"] * (1 + tolerance)
+    for quantizer in (published, ours):
         assert_close(quantizer.alpha.detach(), [expected["alpha"]], tolerance)
 
 
@@ -90,11 +90,11 @@ def pams_first_batch(inputs: dict[str, Any], expected: dict[str, Any], tolerance
 def pams_two_batches(inputs: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
     first = tensor(inputs["x1"])
     maxima = [float(batch.abs().amax((1, 2, 3)).mean()) for batch in (first, 3 * first)]
-    default = calibrating(PAMSActivation(4))
+    ours = calibrating(PAMSActivation(4, calibration="max"))
     published = calibrating(PAMSActivation(4, calibration="official"))
-    for quantizer in (default, published):
+    for quantizer in (ours, published):
         quantizer(first), quantizer(3 * first)
-    assert_close(default.alpha.detach(), [sum(maxima) / 2], tolerance)
+    assert_close(ours.alpha.detach(), [sum(maxima) / 2], tolerance)
     if "decay" in inputs:  # unreachable with the released scripts, so there is no option for it
         assert_close(maxima[1] * (1 - inputs["decay"]) + maxima[0] * inputs["decay"], expected["alpha"], tolerance)
     else:
@@ -108,9 +108,9 @@ def pams_calibration_gradients(inputs: dict[str, Any], expected: dict[str, Any],
     published(x).sum().backward()
     assert expected["grad_x_all_ones"] and bool((x.grad == 1).all())
     assert_close(published.alpha.grad, [expected["grad_alpha"]], tolerance)
-    x.grad, default = None, calibrating(PAMSActivation(inputs["bits"]))
-    default(x).sum().backward()
-    assert torch.equal(x.grad, (x.abs() <= default.alpha).float())
+    x.grad, ours = None, calibrating(PAMSActivation(inputs["bits"], calibration="max"))
+    ours(x).sum().backward()
+    assert torch.equal(x.grad, (x.abs() <= ours.alpha).float())
 
 
 @claims("pams_uncalibrated_eval_uses_alpha_10")
@@ -145,7 +145,7 @@ def pams_illegal_alpha(inputs: dict[str, Any], expected: dict[str, Any], toleran
 @claims("pams_weight_8bit", "pams_weight_2bit", "pams_weight_all_zero")
 def pams_weight(inputs: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
     weight = tensor(inputs["w"]).requires_grad_()
-    quantized = PAMSWeight(inputs.get("bits", 4))(weight)
+    quantized = PAMSWeight(inputs.get("bits", 4), weight_range="max")(weight)
     assert_close(quantized.detach(), expected["wq"], tolerance)
     if "grad_w" in expected:
         quantized.backward(tensor(inputs["grad_out"]))
@@ -161,7 +161,7 @@ def pams_weight_32(inputs: dict[str, Any], expected: dict[str, Any], tolerance: 
 @claims("pams_quantconv_bias_not_quantized")
 def pams_convolution(inputs: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
     conv = QuantConv2d.from_float(nn.Conv2d(1, 1, 3, padding=inputs["padding"]))
-    conv.weight_quantizer = PAMSWeight(inputs["bits"])
+    conv.weight_quantizer = PAMSWeight(inputs["bits"], weight_range="max")
     conv.load_state_dict({"weight": tensor(inputs["w"]), "bias": tensor(inputs["b"])})
     assert_close(conv(tensor(inputs["x"])).detach(), expected["y"], tolerance)
 
@@ -199,7 +199,7 @@ def pams_block(inputs: dict[str, Any], expected: dict[str, Any], tolerance: floa
     inputs = CASES[inputs.get("same_inputs_as", "pams_resblock_reference_wiring")]["inputs"]
     bits = inputs["bits"]
     q1, q2, q3 = (pams(inputs[name], bits) for name in ("alpha1", "alpha2", "alpha3"))
-    w1, w2 = (PAMSWeight(bits)(tensor(inputs[name])) for name in ("w1", "w2"))
+    w1, w2 = (PAMSWeight(bits, weight_range="max")(tensor(inputs[name])) for name in ("w1", "w2"))
     x = tensor(inputs["x"])
     skip = q1(x)
     hidden = F.relu(F.conv2d(x if first_conv_reads_float else skip, w1, tensor(inputs["b1"]), padding=1))

@@ -308,7 +308,7 @@ def test_calibrate_observes_float_activations_and_leaves_the_network_quantizing(
     with torch.no_grad():
         inner = [model[0](batch) for batch in batches]
     attach_quantizer(model, "0", "weight", PAMSWeight(2))
-    attach_quantizer(model, "1", "_input_0", PAMSActivation(4))
+    attach_quantizer(model, "1", "_input_0", PAMSActivation(4, calibration="max"))
     calibrate(model, batches)
     expected = torch.stack([x.abs().flatten(1).amax(1).mean() for x in inner]).mean()
     assert torch.allclose(model[1].input_quantizer.alpha, expected.reshape(1))
