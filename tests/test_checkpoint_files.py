@@ -89,7 +89,7 @@ def test_a_damaged_file_never_ends_in_a_traceback(float_file: Path, seed: int) -
 def test_text_and_a_folder_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("weights: none\n")
     assert "cannot be read" in message(lambda: checkpoint.read(tmp_path / "text.pth"))
-    assert "does not exist" in message(lambda: checkpoint.read(tmp_path))
+    assert "is a folder; give the path of a .pth file in it" in message(lambda: checkpoint.read(tmp_path))
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

@@ -31,15 +31,19 @@ NETWORKS: dict[str, dict[str, Any]] = {
 COUNTS = {
     ("EDSR", "paper"): (4, 4),
     ("EDSR", "deploy"): (6, 4),
+    ("EDSR", "tensorrt"): (4, 4),
     ("EDSR", "official"): (6, 4),
     ("MSRResNet", "paper"): (4, 4),
     ("MSRResNet", "deploy"): (6, 4),
+    ("MSRResNet", "tensorrt"): (4, 4),
     ("MSRResNet", "official"): (6, 4),
     ("RDN", "paper"): (10, 10),
     ("RDN", "deploy"): (10, 10),
+    ("RDN", "tensorrt"): (10, 10),
     ("RDN", "official"): (9, 10),
     ("SRResNet", "paper"): (4, 4),
     ("SRResNet", "deploy"): (6, 4),
+    ("SRResNet", "tensorrt"): (4, 4),
     ("SRResNet", "official"): (4, 4),
 }
 

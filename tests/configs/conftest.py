@@ -14,11 +14,12 @@ SIZE = 48  # pixels of a high-resolution crop, a multiple of every scale
 
 @pytest.fixture(scope="session")
 def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``datasets/`` (DIV2K sub-images, four benchmarks, at x2, x3 and x4) and the demo's ``train/``."""
+    """A folder with ``datasets/`` (DIV2K, four benchmarks, at x2 to x4), and ``train/`` and ``test/`` of the demo."""
     root = tmp_path_factory.mktemp("root")
     crops = crops_of(PHOTOS, SIZE)
     write_datasets(crops, crops, root, SCALES)
-    write_pairs(crops, root / "train" / "HR", root / "train" / "LR", 2, "")
+    for part in ("train", "test"):
+        write_pairs(crops, root / part / "HR", root / part / "LR", 2, "")
     stock = root / "datasets" / "Set5"  # the names in BasicSR's own option files
     write_pairs(crops, stock / "GTmod12", stock / "LRbicx2", 2, "")
     return root
@@ -27,6 +28,6 @@ def dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_folder(work_folder: Path, dataset_root: Path) -> Path:
     """An empty working directory with those folders in it."""
-    for name in ("datasets", "train"):
+    for name in ("datasets", "train", "test"):
         (work_folder / name).symlink_to(dataset_root / name)
     return work_folder

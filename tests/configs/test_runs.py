@@ -50,10 +50,10 @@ def test_train_resume_and_test(path: Path, run_folder: Path) -> None:
     assert state["srq"]["quantization"]["bits"] == 4
     if options["quantization"]["quantizer"] == "ddtb":
         assert any(bool(value) for key, value in state["params"].items() if key.endswith("gate_is_applied"))
-    if not metrics:  # the demo tests with a file of its own
+    tested = FOLDER / "test" / path.name.replace("train_", "test_", 1)
+    if not tested.exists():  # the demo measures by itself
         assert isinstance(srq_nni.load(models / "net_g_latest.pth"), torch.nn.Module)
         return
-    tested = FOLDER / "test" / path.name.replace("train_", "test_", 1)
     log = run("test", tested, small_network(read_options(tested)))
     assert [metric for metric, _ in scores(log)] == ["psnr", "ssim"] * 4
     assert scores(log)[:2] == scores(resumed)[-2:], "Set5 scores what the training said"

