@@ -9,7 +9,7 @@ from torch import nn
 
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import BOTH, Preset, find_preset
-from srq_nni.compression.profiles import SWITCHES, default_of
+from srq_nni.compression.profiles import SWITCHES, default_of, range_key
 from srq_nni.quantization.fake_quantize import implied_by
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.targets import INPUT, WEIGHT
@@ -60,16 +60,12 @@ def _entry(
     for target in targets:
         allowed = method.weight_options if target == WEIGHT else method.activation_options
         published = preset.weight_percentile if target == WEIGHT else preset.percentile
-        how = "weight_range" if target == WEIGHT else "calibration"
-        given = {key: getattr(options, key) for key, switch in SWITCHES.items() if switch.per_tensor}
-        said = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}
-        said[how] = getattr(options, how) or implied_by(options.percentile)
-        if said[how] in ("percentile", "official"):
-            said["percentile"] = published if options.percentile is None else options.percentile
-        elif said[how] == default_of(how, method.name):
-            del said[how]
-            said.pop("percentile", None)
-        chosen = {key: value for key, value in said.items() if key in allowed}
+        given = {key: getattr(options, key) for key, switch in SWITCHES.items() if switch.per_tensor and key in allowed}
+        how = range_key(target)
+        given[how] = given[how] or implied_by(options.percentile)
+        reads = "percentile" in allowed and given[how] in ("percentile", "official")
+        given["percentile"] = (options.percentile or published) if reads else None
+        chosen = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}
         settings[target] = {"quant_dtype": f"int{bits or options.bits_of(target)}", **chosen}
     return {
         "op_names_re": patterns,

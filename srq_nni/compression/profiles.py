@@ -166,16 +166,21 @@ def _fill_entry(entry: Any, values: Mapping[str, Any]) -> Any:
     targets = entry.get("target_settings")
     if isinstance(targets, Mapping):
         filled["target_settings"] = {
-            target: _beside({key: filled[key] for key in _range_key(target) if key in filled}, settings)
-            if isinstance(settings, Mapping) and settings.get("percentile") is not None
-            else settings
-            for target, settings in targets.items()
+            target: _fill_target(settings, range_key(target), entry) for target, settings in targets.items()
         }
     return filled
 
 
-def _range_key(target: str) -> tuple[str]:
-    return ("weight_range",) if target == WEIGHT else ("calibration",)
+def _fill_target(settings: Any, key: str, entry: Mapping[str, Any]) -> Any:
+    """Write out what a percentile of a target stands for, before the default of its entry could count."""
+    if not isinstance(settings, Mapping) or settings.get("percentile") is None or key in entry:
+        return settings
+    return {key: implied_by(settings["percentile"]), **settings}
+
+
+def range_key(target: str) -> str:
+    """Return the switch that says how the grid of a target is found."""
+    return "weight_range" if target == WEIGHT else "calibration"
 
 
 def _beside(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,10 @@ BITS = "is not a bit width that can be quantized to; give an integer from 2 to 8
             "wiring: it has no effect beside config_list; its entries are the wiring",
         ),
         ({"percentile": 95}, "percentile: pams has no such setting; delete it"),
+        (
+            {"quantizer": "ddtb", "percentile": 95, "calibration": "mse", "weight_range": "mse"},
+            "percentile: calibration and weight_range are mse; delete it, or one of them",
+        ),
         *(
             ({"calibration_iters": wrong}, f"calibration_iters: {wrong!r} is not allowed; give a whole number from 0")
             for wrong in (-1, 1.5, True, "10", [], None)

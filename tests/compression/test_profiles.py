@@ -15,7 +15,7 @@ from srq_nni.compression.phases import enter_phase, observing, start_bounds_and_
 from srq_nni.compression.profiles import PRESET, SWITCHES, apply_profile, default_of, resolve
 from srq_nni.errors import OptionError
 from srq_nni.quantization.activation import DDTBActivation
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.targets import INPUT, WEIGHT
 
@@ -198,6 +198,43 @@ def test_the_student_of_nni_is_what_it_is_given() -> None:
     assert str(caught.value) == (
         "student: the quantizer starts from the weights that the network has; load them before"
     )
+
+
+PERCENTILE = {"calibration": "percentile", "weight_range": "percentile"}
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"bits": 4}, {"calibration": "mse", "weight_range": "mse"}),
+        ({"bits": 4, "percentile": 97}, PERCENTILE),
+        ({"bits": 4, "percentile": 97, "calibration": "mse"}, {**PERCENTILE, "calibration": "mse"}),
+        ({"bits": 4, "percentile": 97, "profile": "official"}, {**PERCENTILE, "calibration": "official"}),
+    ],
+)
+def test_a_percentile_alone_is_stored_as_what_it_means(given: dict[str, Any], stored: dict[str, str]) -> None:
+    block = resolve({"quantizer": "ddtb", **given})
+    assert {key: block[key] for key in stored} == stored
+
+
+@pytest.mark.parametrize(
+    ("entry", "calibration", "weight_range"),
+    [
+        ({}, "mse", "mse"),
+        ({"percentile": 97}, "percentile", "percentile"),
+        ({"percentile": 97, "weight_range": "mse"}, "percentile", "mse"),
+        ({"target_settings": {INPUT: {"percentile": 97}}}, "percentile", "mse"),
+        ({"target_settings": {WEIGHT: {"percentile": 97}}}, "mse", "percentile"),
+        ({"calibration": "mse", "target_settings": {INPUT: {"percentile": 97}}}, "mse", "mse"),
+    ],
+)
+def test_an_entry_means_the_same_when_it_is_stored(entry: dict[str, Any], calibration: str, weight_range: str) -> None:
+    targets = {target: {"quant_dtype": "int4"} for target in (INPUT, WEIGHT)}
+    settings = {target: {**targets[target], **entry.get("target_settings", {}).get(target, {})} for target in targets}
+    given = {"quantizer": "ddtb", "config_list": [{**ENTRY, **entry, "target_settings": settings}]}
+    for block in (given, resolve(given), resolve(resolve(given))):
+        (conv,) = (layer for _, layer in quantized_convolutions(QuantizedNetwork(EDSR, block)))
+        assert (conv.input_quantizer.calibration, conv.weight_quantizer.weight_range) == (calibration, weight_range)
 
 
 @pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
