@@ -138,9 +138,9 @@ RECIPES = {
             "bounds lr 1e-2": Recipe(LEAST_ERROR, {**COSINE, "optim_q": {"lr": 1e-2}}),
             "lr of protocol P": Recipe(LEAST_ERROR, {"optim_q": {"relative_lr": 2e-3}}),
             "lr 2e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-3)}),
-            "lr 1e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-3)}, "as recommended, with steps for 2 bits"),
+            "lr 1e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-3)}, "as recommended, with lr 1e-3"),
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
-            "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with steps for 8 bits"),
+            "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
@@ -151,7 +151,7 @@ RECIPES = {
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
 }
-LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # where others than that of "recommended" did better on val
+LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name != "recommended, lr 2e-5"]
 
 
