@@ -171,7 +171,8 @@ def _grids(network: nn.Module) -> Iterator[tuple[str, torch.Tensor, IntegerGrid]
             weight = module.get_parameter("weight")
             if not torch.isfinite(weight).all():
                 raise CheckpointError(f"the weight of '{name}' holds NaN or infinity; give a checkpoint without")
-            yield f"{name}.weight", weight, module.weight_quantizer.grid(weight)
+            quantizer = module.weight_quantizer
+            yield f"{name}.weight", quantizer.quantize(weight.detach()), quantizer.grid(weight)
         elif isinstance(module, Gate):
             yield f"{name}.reduce.weight", module.reduce.weight, module.weight_grid("reduce")
             yield f"{name}.expand.weight", module.expand.weight, module.weight_grid("expand")

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from basicsr.archs import arch_util
+from basicsr.archs import arch_util, edsr_arch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from srq_nni.checkpoint import BLOCKS
-from srq_nni.compression.blocks import expose_sites, register_block
+from srq_nni.compression.blocks import expose_sites, follow_released_order, register_block, register_released_order
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.sites import quantization_sites
@@ -51,6 +51,19 @@ class ResidualBlockNoBN(arch_util.ResidualBlockNoBN):
 
 
 register_block(arch_util.ResidualBlockNoBN, ResidualBlockNoBN.from_block)
+
+
+class EDSR(edsr_arch.EDSR):
+    """BasicSR's EDSR that subtracts its mean from grey levels, as EDSR-PyTorch does, not from values in [0, 1]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = self.mean.type_as(x)
+        shallow = self.conv_first(x * self.img_range - mean * self.img_range)
+        feature = self.conv_after_body(self.body(shallow)) + shallow
+        return self.conv_last(self.upsample(feature)) / self.img_range + mean
+
+
+register_released_order(edsr_arch.EDSR, EDSR)
 
 
 def build_float(network: Mapping[str, Any]) -> nn.Module:
@@ -99,7 +112,7 @@ def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Modu
         if isinstance(quantizer, DDTBActivation):
             quantizer.gate_share = share
         attach_quantizer(model, site.module, site.target, quantizer)
-    return model
+    return follow_released_order(model)
 
 
 @ARCH_REGISTRY.register()

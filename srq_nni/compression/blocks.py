@@ -1,4 +1,7 @@
-"""Blocks that need named places for quantizers: a shortcut or a scaled branch is no module until it is made one."""
+"""Blocks that need named places for quantizers: a shortcut or a scaled branch is no module until it is made one.
+
+And networks that must compute in the order of the released code, where quantizers follow it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Callable
 
 from torch import nn
 
+from srq_nni.quantization.activation import ActivationQuantizer
+
 _WITH_SITES: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {}
+_IN_RELEASED_ORDER: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def register_block(block: type[nn.Module], with_sites: Callable[[nn.Module], nn.Module]) -> None:
@@ -26,4 +32,20 @@ def expose_sites(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if type(child) in _WITH_SITES:
                 setattr(module, name, _WITH_SITES[type(child)](child))
+    return model
+
+
+def register_released_order(network: type[nn.Module], in_released_order: type[nn.Module]) -> None:
+    """Name the subclass of a network, without attributes of its own, that computes as the released code orders it."""
+    _IN_RELEASED_ORDER[network] = in_released_order
+
+
+def follow_released_order(model: nn.Module) -> nn.Module:
+    """Let ``model`` compute in the order of the released code if one of its quantizers does; return it.
+
+    A difference of one float32 rounding before the first quantizer moves single values to the next level.
+    """
+    quantizers = (module for module in model.modules() if isinstance(module, ActivationQuantizer))
+    if type(model) in _IN_RELEASED_ORDER and any(quantizer.released_order for quantizer in quantizers):
+        model.__class__ = _IN_RELEASED_ORDER[type(model)]
     return model

@@ -11,7 +11,7 @@ from nni.compression.base.target_space import QuantizationTargetSpace
 from nni.compression.base.wrapper import ModuleWrapper
 from torch import nn
 
-from srq_nni.compression.blocks import expose_sites
+from srq_nni.compression.blocks import expose_sites, follow_released_order
 from srq_nni.compression.wrapper import quantizer_of
 from srq_nni.errors import OptionError, SRQError, did_you_mean
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
@@ -136,7 +136,7 @@ def quantized_network(model: nn.Module, calibration_config: CalibrationConfig) -
                     f"calibration_config: the weight of '{module}' is not on the grid of its entry; "
                     "give the network that unwrap_model() returned"
                 )
-    return network.eval()
+    return follow_released_order(network).eval()
 
 
 def _made(entry: Mapping[str, Any], where: str) -> nn.Module:

@@ -10,8 +10,8 @@ from torch import nn
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import BOTH, Preset, find_preset
 from srq_nni.compression.profiles import SWITCHES, default_of, range_key
-from srq_nni.quantization.fake_quantize import implied_by
 from srq_nni.quantization.methods import METHODS
+from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import INPUT, WEIGHT
 
 

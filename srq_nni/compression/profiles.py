@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srq_nni.errors import OptionError, did_you_mean
-from srq_nni.quantization.fake_quantize import implied_by
+from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import WEIGHT
 
 PROFILES = ("default", "official")
@@ -68,7 +68,7 @@ SWITCHES: dict[str, Switch] = {
     "percentile": Switch("published: 99, for RDN 95 and its weights 100", ddtb=(PRESET, PRESET), per_tensor=True),
     "weight_range": Switch(
         "the step of least squared error; published: that of the maximum, or of percentiles",
-        pams=("mse", "max"),
+        pams=("mse", "official"),
         ddtb=("mse", "percentile"),
         before={"pams": "max", "ddtb": "percentile"},
         per_tensor=True,

@@ -18,7 +18,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim import Optimizer
 
 from srq_nni.compression import calibration_config as calibration
-from srq_nni.compression.blocks import expose_sites
+from srq_nni.compression.blocks import expose_sites, follow_released_order
 from srq_nni.compression.bounds import RelativeSteps, bounds_rate
 from srq_nni.compression.clock import TrainingClock
 from srq_nni.compression.entries import canonical_config_list, default_dynamic_ratio, expand_entries
@@ -95,6 +95,7 @@ class PublishedQuantizer(Quantizer):
         if not self._quantizers:
             self._host_quantizers()
         super().wrap_model()
+        follow_released_order(self.bound_model)
 
     def _host_quantizers(self) -> None:
         method, gated = get_method(self.method), dict[float, list[ActivationQuantizer]]()

@@ -186,9 +186,7 @@ def _mean_shift(
         range_, sure = (GREY_LEVELS, largest > 1) if largest > 1 or largest == 0 else (1.0, True)
     else:
         range_, sure = float(img_range), True
-    mean = (added / range_).tolist()
-    if all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(mean, DIV2K_MEAN, strict=True)):
-        mean = list(DIV2K_MEAN)
+    mean = [_mean_of(float(value), range_) for value in added]
     if rgb_mean is not None and any(abs(a - b) > 1e-6 for a, b in zip(mean, rgb_mean, strict=True)):
         raise OptionError(
             f"rgb_mean: {list(rgb_mean)} contradicts checkpoint '{shapes.path}', whose sub_mean.bias / img_range is "
@@ -200,6 +198,16 @@ def _mean_shift(
             f"{_numbers(subtracted)}; leave it out"
         )
     return range_, mean, sure
+
+
+def _mean_of(shift: float, img_range: float) -> float:
+    """Return the mean that times ``img_range`` is ``shift`` to the last bit of float32; the published one, if it is."""
+    exact = shift / img_range
+    near = torch.tensor(exact)
+    neighbours = [float(near.nextafter(torch.tensor(limit))) for limit in (-math.inf, math.inf)]
+    published = [mean for mean in DIV2K_MEAN if math.isclose(mean, exact, rel_tol=1e-6)]
+    target = float(torch.tensor(shift))
+    return next((m for m in (*published, exact, *neighbours) if float(torch.tensor(m) * img_range) == target), exact)
 
 
 def _rdn(shapes: Shapes, body_only: bool) -> Inference:

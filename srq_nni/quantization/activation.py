@@ -10,17 +10,14 @@ from torch import nn
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization import calibration as statistics
 from srq_nni.quantization.fake_quantize import (
-    MIN_WIDTH,
-    PERCENTILE,
-    check_percentile,
     ddtb_codes,
     ddtb_quantize,
-    implied_by,
     pams_quantize,
 )
 from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
-from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
+from srq_nni.quantization.grid import MIN_WIDTH, IntegerGrid, check_bits, choice, computable, symmetric_maximum
 from srq_nni.quantization.least_error import least_error_bounds
+from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by
 
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
@@ -80,6 +77,11 @@ class ActivationQuantizer(nn.Module):
         """Return what the bounds span, (1,): the unit of a relative step."""
         raise NotImplementedError
 
+    @property
+    def released_order(self) -> bool:
+        """Whether values are rounded in the order of operations of the released code."""
+        raise NotImplementedError
+
     def hold_zero(self) -> None:
         """Move bounds that left zero out back to it, in place: integers need a code for it."""
 
@@ -120,7 +122,7 @@ class PAMSActivation(ActivationQuantizer):
         bits: 2 to 8.
         calibration: how a batch proposes alpha. ``mse``: the alpha with the least squared error, averaged over the
             batches. ``max``: mean over images of max|x|, averaged over the batches. ``official``: as ``max``, but the
-            last batch alone counts and nothing is clamped while calibrating.
+            last batch alone counts, nothing is clamped while calibrating, and all is computed in ``released_order``.
     """
 
     CALIBRATIONS = ("max", "mse", "official")
@@ -154,8 +156,12 @@ class PAMSActivation(ActivationQuantizer):
         return self.alpha
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
-        clamp = not (self.training and self.mode == "calibrate" and self.calibration == "official")
-        return pams_quantize(x, self.alpha, self.bits, clamp=clamp)
+        clamp = not (self.training and self.mode == "calibrate" and self.released_order)
+        return pams_quantize(x, self.alpha, self.bits, clamp=clamp, released_order=self.released_order)
+
+    @property
+    def released_order(self) -> bool:
+        return self.calibration == "official"
 
     def bounds(self) -> list[nn.Parameter]:
         return [self.alpha]
@@ -279,6 +285,10 @@ class DDTBActivation(ActivationQuantizer):
                 # Clones: autograd saves the factors of a product, and the next forward changes the bounds in place.
                 upper, lower = factors[:, 0] * upper.clone(), factors[:, 1] * lower.clone()
         return ddtb_quantize(x, lower, upper, self.bits, limit_levels=self.limit_levels)
+
+    @property
+    def released_order(self) -> bool:
+        return not self.limit_levels
 
     def bounds(self) -> list[nn.Parameter]:
         return [self.lower, self.upper]

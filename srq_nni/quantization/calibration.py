@@ -12,7 +12,8 @@ import torch
 from torch import distributed, nn
 
 from srq_nni.errors import QuantizationError
-from srq_nni.quantization.fake_quantize import pams_quantize, percentile_bounds
+from srq_nni.quantization.fake_quantize import pams_quantize
+from srq_nni.quantization.percentile import percentile_bounds
 
 SUBSAMPLE = 2**18  # percentiles look at no more elements than this, error searches at SEARCH_SUBSAMPLE
 SEARCH_SUBSAMPLE = 2**16

@@ -14,14 +14,23 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from srq_nni.errors import QuantizationError
-from srq_nni.quantization.grid import FLOAT_BITS, check_bits, computable, step_count, symmetric_maximum
+from srq_nni.quantization.grid import (
+    FLOAT_BITS,
+    MIN_WIDTH,
+    check_bits,
+    computable,
+    largest_bound,
+    step_count,
+    symmetric_maximum,
+)
+from srq_nni.quantization.percentile import percentile_bounds
 
-MIN_WIDTH = 1e-5  # smallest upper - lower; below it a bound counts as degenerate
-PERCENTILE = 99.0  # of DDTB for EDSR and SRResNet
 WEIGHT_EPSILON = 1e-8  # PAMS adds it to max|w|, so that an all-zero weight stays finite
 
 
-def pams_quantize(x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, clamp: bool = True) -> torch.Tensor:
+def pams_quantize(
+    x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, clamp: bool = True, released_order: bool = False
+) -> torch.Tensor:
     """Quantize activations symmetrically with a trainable maximum (PAMS, arXiv 2011.04212).
 
     ``y = round(clamp(x, -alpha, alpha) n / alpha) alpha / n`` with n = 2^(k-1) - 1, that is 2n + 1 levels.
@@ -33,6 +42,8 @@ def pams_quantize(x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, cl
         bits: 2 to 8, or 32 to return ``x``.
         clamp: False leaves ``x`` and its codes unlimited, as the released code does while it calibrates; the
             gradients of the inside then hold everywhere.
+        released_order: multiply by n and divide by ``alpha``, as the released code does, instead of dividing by the
+            step; where a value lies halfway between two levels, the last bit of that decides.
 
     Returns:
         Tensor of the shape, dtype and memory format of ``x``.
@@ -48,7 +59,7 @@ def pams_quantize(x: torch.Tensor, alpha: torch.Tensor | float, bits: int, *, cl
     if not clamp:
         codes = computable(x) * n / upper
         return (_StraightThrough.apply(codes, codes.detach().round(), None) * upper / n).to(x.dtype)
-    return _FakeQuantize.apply(x, None, upper, 2 * n, n)
+    return _FakeQuantize.apply(x, None, upper, 2 * n, None if released_order else n)
 
 
 def ddtb_quantize(
@@ -83,7 +94,7 @@ def ddtb_quantize(
     return _FakeQuantize.apply(x, lower, upper, n, n if limit_levels else None)
 
 
-def quantize_weight_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
+def quantize_weight_max_abs(weight: torch.Tensor, bits: int, *, released_order: bool = False) -> torch.Tensor:
     """Quantize a weight per tensor to ``round(w n / m) m / n``, m = max|w| + 1e-8 without gradient (PAMS).
 
     The gradient with respect to ``weight`` is 1 everywhere. Arguments and errors as in ``pams_quantize``.
@@ -93,8 +104,11 @@ def quantize_weight_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
         return weight
     n = symmetric_maximum(bits)
     w = computable(weight.detach())
-    step = weight_step_max_abs(w, bits)
-    quantized = torch.div(w, step).round_().clamp_(-n, n).mul_(step)
+    if released_order:
+        quantized = _symmetric_as_released(w, _largest_magnitude(w), n)
+    else:
+        step = weight_step_max_abs(w, bits)
+        quantized = torch.div(w, step).round_().clamp_(-n, n).mul_(step)
     return _StraightThrough.apply(weight, quantized.to(weight.dtype), None)
 
 
@@ -124,55 +138,13 @@ def quantize_weight_percentile(
 
 def weight_step_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """Return the step (0-d) of ``quantize_weight_max_abs``."""
+    return _largest_magnitude(weight) / symmetric_maximum(bits)
+
+
+def _largest_magnitude(weight: torch.Tensor) -> torch.Tensor:
+    """Return max|w| + 1e-8 (0-d), small enough that no product of step and code rounds to infinity."""
     largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
-    limit = torch.finfo(weight.dtype).max / 2  # step * code must not round to infinity
-    return (largest + WEIGHT_EPSILON).clamp(max=limit) / symmetric_maximum(bits)
-
-
-def implied_by(percentile: float | None) -> str:
-    """Return how bounds start and weights are ranged where only a percentile is given, or nothing."""
-    return "mse" if percentile is None else "percentile"
-
-
-def check_percentile(percentile: float) -> float:
-    """Return ``percentile`` if it is above 50 and at most 100.
-
-    Raises:
-        QuantizationError: for every other value or type.
-    """
-    number = isinstance(percentile, (int, float)) and not isinstance(percentile, bool)
-    if number and 50.0 < percentile <= 100.0:
-        return percentile
-    raise QuantizationError(f"percentile: {percentile!r} is not allowed; give a number above 50, up to 100")
-
-
-def percentile_bounds(x: torch.Tensor, percentile: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the (100 - M)-th and M-th percentile of all elements of ``x`` as 0-d tensors, interpolated linearly.
-
-    Raises:
-        QuantizationError: if M is not in (50, 100] or ``x`` is empty.
-    """
-    check_percentile(percentile)
-    if x.numel() == 0:
-        raise QuantizationError("percentile of an empty tensor is not defined; give at least one element")
-    flat = computable(x.detach()).flatten()
-    limit = _largest_bound(flat.dtype)
-    flat = flat.clamp(-limit, limit)
-    if percentile == 100.0:
-        lower, upper = torch.aminmax(flat)
-        return lower, upper
-    return _order_statistic(flat, 100.0 - percentile), _order_statistic(flat, percentile)
-
-
-def _order_statistic(flat: torch.Tensor, percentile: float) -> torch.Tensor:
-    """Return one linearly interpolated percentile of a 1-d tensor; sorts only the part beyond it."""
-    position = percentile / 100.0 * (flat.numel() - 1)
-    below = int(position)
-    from_above = percentile > 50.0
-    count = flat.numel() - below if from_above else min(below + 2, flat.numel())
-    tail = flat.topk(count, largest=from_above).values
-    low, high = (tail[-1], tail[-min(count, 2)]) if from_above else (tail[below], tail[-1])
-    return (low.double() + (high - low).double() * (position - below)).to(flat.dtype)
+    return (largest + WEIGHT_EPSILON).clamp(max=torch.finfo(weight.dtype).max / 2)
 
 
 def ddtb_codes(
@@ -207,6 +179,12 @@ def _as_released(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor, step
     return codes.add_(zero_point).div_(scale)
 
 
+def _symmetric_as_released(x: torch.Tensor, largest: torch.Tensor, n: int) -> torch.Tensor:
+    """Return ``x`` on the PAMS grid in the order of operations of the released code."""
+    codes = x.clamp(*_limits(-largest, largest)).mul_(n).div_(largest).round_()
+    return codes.mul_(largest).div_(n)
+
+
 def _apart(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
     """Return ``upper``, at least ``MIN_WIDTH`` above ``lower``."""
     return torch.maximum(upper, lower + MIN_WIDTH)
@@ -234,15 +212,10 @@ def _bound(bound: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
     """Return a bound as a finite tensor on the device and in the arithmetic dtype of ``x``."""
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     tensor = torch.as_tensor(bound, dtype=dtype, device=x.device)
-    limit = _largest_bound(dtype)
+    limit = largest_bound(dtype)
     # Not a plain clamp: autograd would save the parameter, which the next forward of the same step changes in place.
     tensor = _StraightThrough.apply(tensor, tensor.detach().clamp(-limit, limit), None)
     return tensor.reshape(()) if tensor.numel() == 1 else tensor
-
-
-def _largest_bound(dtype: torch.dtype) -> float:
-    """Return a magnitude up to which neither upper - lower nor the codes of bounds ``MIN_WIDTH`` apart overflow."""
-    return torch.finfo(dtype).max * MIN_WIDTH / 1024
 
 
 def _floor(bound: torch.Tensor, minimum: float) -> torch.Tensor:
@@ -273,7 +246,8 @@ class _StraightThrough(torch.autograd.Function):
 class _FakeQuantize(torch.autograd.Function):
     """Both activation quantizers, with the closed-form gradients of the bounds.
 
-    ``lower=None`` means ``-upper``: its share of the gradient then goes to ``upper`` (PAMS).
+    ``lower=None`` means ``-upper``: its share of the gradient then goes to ``upper`` (PAMS). ``most_codes=None`` means
+    the order of operations of the released code.
     """
 
     @staticmethod
@@ -281,7 +255,9 @@ class _FakeQuantize(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, lower: torch.Tensor | None, upper: torch.Tensor, steps: int, most_codes: int | None
     ) -> torch.Tensor:
         wide = computable(x)
-        if lower is None:
+        if lower is None and most_codes is None:
+            y = _symmetric_as_released(wide, upper, steps // 2)
+        elif lower is None:
             step: torch.Tensor = upper / (steps // 2)
             y = torch.div(wide, step).round_().clamp_(-(steps // 2), steps // 2).mul_(step)
         elif most_codes is None:

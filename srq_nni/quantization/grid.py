@@ -17,6 +17,7 @@ from srq_nni.errors import QuantizationError, did_you_mean
 Choice = TypeVar("Choice", bound=str)
 MIN_BITS, MAX_BITS = 2, 8
 FLOAT_BITS = 32  # "not quantized", as both papers write it
+MIN_WIDTH = 1e-5  # smallest upper - lower; below it a bound counts as degenerate
 
 
 def check_bits(bits: int, *, allow_float: bool = False, name: str = "bits") -> int:
@@ -61,6 +62,11 @@ def step_count(bits: int) -> int:
 def computable(x: torch.Tensor) -> torch.Tensor:
     """Return ``x`` in the dtype the arithmetic runs in: itself, or float32 for half precision."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def largest_bound(dtype: torch.dtype) -> float:
+    """Return a magnitude up to which neither upper - lower nor the codes of bounds ``MIN_WIDTH`` apart overflow."""
+    return torch.finfo(dtype).max * MIN_WIDTH / 1024
 
 
 @dataclass(frozen=True)

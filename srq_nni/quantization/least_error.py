@@ -10,8 +10,8 @@ import math
 
 import torch
 
-from srq_nni.quantization.fake_quantize import MIN_WIDTH, WEIGHT_EPSILON, ddtb_codes, straight_through
-from srq_nni.quantization.grid import FLOAT_BITS, computable, symmetric_maximum
+from srq_nni.quantization.fake_quantize import WEIGHT_EPSILON, ddtb_codes, straight_through
+from srq_nni.quantization.grid import FLOAT_BITS, MIN_WIDTH, computable, symmetric_maximum
 
 BINS = 1024  # of the histogram that stands for an activation
 FRACTIONS = 20  # candidates a side, in geometric steps

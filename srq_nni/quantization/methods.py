@@ -8,7 +8,7 @@ from typing import Any
 
 from srq_nni.errors import QuantizationError, did_you_mean
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
-from srq_nni.quantization.fake_quantize import PERCENTILE
+from srq_nni.quantization.percentile import PERCENTILE
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
 
 

@@ -6,17 +6,14 @@ import torch
 from torch import nn
 
 from srq_nni.quantization.fake_quantize import (
-    PERCENTILE,
-    check_percentile,
     ddtb_codes,
-    implied_by,
-    percentile_bounds,
     quantize_weight_max_abs,
     quantize_weight_percentile,
     weight_step_max_abs,
 )
 from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
 from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
+from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by, percentile_bounds
 
 
 class WeightQuantizer(nn.Module):
@@ -48,10 +45,11 @@ class PAMSWeight(WeightQuantizer):
 
     Args:
         bits: 2 to 8.
-        weight_range: ``mse`` takes the step of least squared error, ``max`` that of max|w|, as published.
+        weight_range: ``mse`` takes the step of least squared error, ``max`` that of max|w|, as published; ``official``
+            is ``max`` in the released code's order of operations, which decides where two codes are equally near.
     """
 
-    RANGES = ("mse", "max")
+    RANGES = ("mse", "max", "official")
 
     def __init__(self, bits: int, *, weight_range: str = "mse") -> None:
         super().__init__(bits)
@@ -60,7 +58,7 @@ class PAMSWeight(WeightQuantizer):
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         if self.weight_range == "mse":
             return quantize_weight_least_error(weight, self.bits, symmetric=True)
-        return quantize_weight_max_abs(weight, self.bits)
+        return quantize_weight_max_abs(weight, self.bits, released_order=self.weight_range == "official")
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         if self.weight_range == "mse":

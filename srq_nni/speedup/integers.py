@@ -161,7 +161,7 @@ def _layer(name: str, layer: QuantizedLayer, source: IntegerActivation | None, i
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     grid = _weight_grid(name, layer.weight_quantizer, weight.detach())
-    codes = grid.codes(weight.detach()).long()
+    codes = grid.codes(layer.weight_quantizer(weight.detach())).long()
     if source is None or source.grid is None:
         return IntegerConv(name, source, grid, codes, bias)
     product = float(torch.tensor(source.grid.scale) * torch.tensor(grid.scale))

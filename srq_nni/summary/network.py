@@ -241,7 +241,7 @@ def _frozen(network: nn.Module) -> nn.Module:
                 grid = quantizer.grid(layer.weight)
             except QuantizationError as error:
                 raise ExportError(f"the weight of '{name}' has no integer grid: {error}") from error
-            layer.weight.copy_(grid.values(grid.codes(layer.weight)))
+            layer.weight.copy_(grid.values(grid.codes(quantizer.quantize(layer.weight))))
             layer.weight_quantizer = GridWeight(grid)
     return network
 

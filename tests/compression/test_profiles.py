@@ -50,7 +50,7 @@ def test_official_is_what_the_released_code_does() -> None:
         "student": "random",
         "calibration": "official",
         "calibration_iters": 1000,
-        "weight_range": "max",
+        "weight_range": "official",
     }
     ddtb = apply_profile({**block("ddtb"), "profile": "official"})
     assert ddtb == {

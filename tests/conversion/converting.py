@@ -52,10 +52,10 @@ def loaded(done: Conversion) -> nn.Module:
     return model
 
 
-def distance(model: nn.Module, network: Released, image: torch.Tensor) -> float:
-    """Return the largest difference of outputs, in grey levels; images go into ``model`` in [0, 1]."""
+def distance(model: nn.Module, network: Released, image: torch.Tensor, white: float = 255) -> float:
+    """Return the largest difference of outputs, in grey levels; ``network`` reads 0 to ``white``, ``model`` 0 to 1."""
     with torch.no_grad():
-        return float((model(image / 255) * 255 - network(image)).abs().max())
+        return 255 * float((model(image / white) - network(image) / white).abs().max())
 
 
 def distance_in_float64(model: nn.Module, network: Released, image: torch.Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from tests.conversion.released import DIV2K_MEAN, HIDDEN, Released, State
@@ -144,14 +146,20 @@ def released(
     gated: bool = False,
     res_scale: float = 1.0,
     seed: int = 0,
+    weights: State | None = None,
     **size: int | bool,
 ) -> Released:
     """Return a network with random weights whose bounds fit ``image`` (N, 3, H, W) in grey levels.
 
-    ``gated`` gives every second quantizer that runs a gate.
+    ``gated`` gives every second quantizer that runs a gate; ``weights`` are those of a float network to take instead of
+    random ones.
     """
     make = Maker(method, seed)
     BUILD[arch](make, **size)
+    for key, value in (weights or {}).items():
+        in_student = re.sub(r"^(body\.\d+\.body)\.2\.", r"\1.3.", key) if method else key
+        assert make.state[in_student].shape == value.shape
+        make.state[in_student] = value.clone()
     network = Released(arch, method, bits, make.state, res_scale, calibrating=True)
     network(image)
     network.calibrating = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from torch import nn
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.conversion import convert, convert_back
 from srq_nni.errors import CheckpointError
-from tests.conversion.converting import equal, loaded
+from tests.conversion.converting import converted, distance, equal, loaded
+from tests.conversion.states import released
 from tests.sr_data import SHARED
 
 
@@ -40,6 +42,15 @@ def set5(model: nn.Module, scale: int) -> float:
         high = cv2.imread(str(file))[: output.shape[0], : output.shape[1]]
         scores.append(calculate_psnr(output, high, crop_border=scale, test_y_channel=True))
     return float(np.mean(scores))
+
+
+def low_images(white: float, count: int) -> list[torch.Tensor]:
+    """Return corners of Set5's first low images, (1, 3, 64, 64), from 0 to ``white``."""
+    files = sorted((SHARED / "benchmark" / "Set5" / "LR_bicubic" / "X4").glob("*.png"))[:count]
+    if not files:
+        pytest.skip("Set5 is not in ../shared/data/benchmark")
+    images = [cv2.imread(str(file))[:64, :64, ::-1].transpose(2, 0, 1).astype(np.float32)[None] for file in files]
+    return [torch.from_numpy(image * np.float32(white / 255)) for image in images]
 
 
 def test_edsr_with_keys_of_edsr_pytorch_is_the_one_with_keys_of_basicsr(tmp_path: Path) -> None:
@@ -82,6 +93,25 @@ def test_the_body_of_rdn_converts(tmp_path: Path) -> None:
     assert any("left out is the tail: UPNet.0.weight" in note and "strict_load_g: false" in note for note in done.notes)
     loaded = build_float(network).load_state_dict(torch.load(done.path)["params"], strict=False)
     assert not loaded.unexpected_keys and all(key.startswith("UPNet.") for key in loaded.missing_keys)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("method", "gated"), [("pams", False), ("ddtb", False), ("ddtb", True)])
+@pytest.mark.parametrize(
+    ("arch", "name", "size"),
+    [
+        ("edsr", "EDSR_x2_f64b8_edsr_pytorch_keys.pt", {"features": 64, "blocks": 8, "scale": 2}),
+        ("srresnet", "SRResNet_x4_f64b8_bn.pt", {"features": 64, "blocks": 8, "scale": 4, "plain": False}),
+    ],
+)
+def test_a_student_with_real_weights_computes_what_the_released_code_computes(
+    tmp_path: Path, arch: str, name: str, size: dict[str, Any], method: str, gated: bool, bits: int
+) -> None:
+    state, white = torch.load(weights(name)), 255 if arch == "edsr" else 1
+    for image in low_images(white, 2):
+        network = released(arch, method, image, bits=bits, gated=gated, weights=state, **size)
+        model = loaded(converted(network, tmp_path, img_range=white))
+        assert distance(model, network, image, white) < 1e-4  # of a grey level, in float32
 
 
 @pytest.mark.slow

@@ -28,8 +28,8 @@ from srq_nni.quantization.calibration import (
     sampled_percentiles,
     subsample,
 )
-from srq_nni.quantization.fake_quantize import percentile_bounds
 from srq_nni.quantization.gate import Gate
+from srq_nni.quantization.percentile import percentile_bounds
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 QUANTIZERS = {

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from srq_nni.functional import ddtb_quantize, quantize_weight_max_abs, quantize_weight_percentile
 from srq_nni.quantization.activation import DDTBActivation
-from srq_nni.quantization.fake_quantize import percentile_bounds
 from srq_nni.quantization.least_error import least_error_bounds, least_error_codes, quantize_weight_least_error
+from srq_nni.quantization.percentile import percentile_bounds
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
 
 BITS = (2, 3, 4, 8)
