@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from srq_nni.compression.bounds import RelativeSteps
 from srq_nni.compression.options import QuantizationOptions
@@ -33,6 +35,9 @@ from srq_nni.quantization.layers import add_stored_gates, set_mode
 
 UNTRAINED_STEPS = 3  # optimizer steps without one of the bounds before it is taken for a mistake
 GATE_GROUP = "gates"
+# Clocks that optimizers tell of their steps, in the order in which they began to listen.
+_LISTENING: weakref.WeakKeyDictionary[TrainingClock, None] = weakref.WeakKeyDictionary()
+_HOOKS: list[RemovableHandle] = []  # of all optimizers, at most one before and one after a step
 
 
 class TrainingClock:
@@ -92,17 +97,16 @@ class TrainingClock:
             *(module.register_forward_hook(after, always_call=True) for module in self._callable),
             self.model.register_load_state_dict_pre_hook(load),
             self.model.register_load_state_dict_post_hook(loaded),
-            register_optimizer_step_pre_hook(_Listener(self, "_before_step")),
-            register_optimizer_step_post_hook(_Listener(self, "_after_step")),
         ]
-        # The optimizers' hooks are global and must not outlive a network that nobody uses any more.
         self._removers = [weakref.finalize(self, handle.remove) for handle in handles]
+        _listen_to_optimizers(self)
 
     def remove(self) -> None:
         """Stop listening."""
         for remove in self._removers:
             remove()
         self._removers = []
+        _LISTENING.pop(self, None)
 
     def enter(self, iteration: int) -> None:
         """Put the quantizers into the phase of an iteration, counted from 1."""
@@ -245,6 +249,23 @@ def _ancestors(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 def _several_processes() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _listen_to_optimizers(clock: TrainingClock) -> None:
+    """Tell a clock of all steps for as long as it lives.
+
+    The hooks of optimizers are global and PyTorch iterates over them, so they stay once they are there: the garbage
+    collector, which may end a clock in the middle of another network's step, only takes it out of the list.
+    """
+    if not _HOOKS:
+        _HOOKS.append(register_optimizer_step_pre_hook(partial(_tell_clocks, "_before_step")))
+        _HOOKS.append(register_optimizer_step_post_hook(partial(_tell_clocks, "_after_step")))
+    _LISTENING[clock] = None
+
+
+def _tell_clocks(method: str, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for clock in list(_LISTENING):
+        getattr(clock, method)(optimizer, args, kwargs)
 
 
 class _Listener:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import pickle
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from nni.compression.pruning import L1NormPruner
 from nni.compression.quantization import QATQuantizer
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import srq_nni
+from srq_nni.compression import clock
 from srq_nni.errors import CheckpointError, OptionError, QuantizationError
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
@@ -278,18 +281,32 @@ def test_a_network_that_trains_can_be_copied_and_its_copy_does_not_count(photo_f
     assert quantizer.clock.count == 3
 
 
-def test_a_forgotten_network_leaves_no_hook_on_optimizers(photo_folders: Path) -> None:
-    import gc
-
-    from torch.optim import optimizer
-
+def test_a_forgotten_network_is_told_of_no_step(photo_folders: Path) -> None:
+    trained("ddtb", batches(photo_folders), count=2)
     gc.collect()
-    before = len(optimizer._global_optimizer_pre_hooks)
-    quantizer = trained("ddtb", batches(photo_folders), count=2)
-    assert len(optimizer._global_optimizer_pre_hooks) == before + 1
-    del quantizer
+    kept = trained("pams", batches(photo_folders), count=2)
+    assert list(clock._LISTENING) == [kept.clock]
+
+
+def test_a_network_that_is_forgotten_during_a_step_does_not_break_it(photo_folders: Path) -> None:
+    """The garbage collector may run while PyTorch goes through the hooks of an optimizer."""
     gc.collect()
-    assert len(optimizer._global_optimizer_pre_hooks) == before
+    forgotten = [trained("ddtb", batches(photo_folders), count=2)]
+    weight = nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+
+    def forget(*args: Any) -> None:
+        forgotten.clear()
+        gc.collect()
+
+    handle = register_optimizer_step_pre_hook(forget)
+    try:
+        optimizer.step()
+    finally:
+        handle.remove()
+    assert weight.item() == 0.5
+    assert not list(clock._LISTENING)
 
 
 def test_no_cuda_cache_is_emptied_and_no_line_is_logged_twice(
