@@ -43,10 +43,10 @@ class InputRecorder:
             raise _Enough
 
     @torch.no_grad()
-    def run(self, *args: Any) -> None:
-        """Run the network up to the module, without gradients."""
+    def run(self, *args: Any) -> Any:
+        """Run the network without gradients and return its output, or None where the pass ends at the module."""
         with suppress(_Enough):
-            self._model(*args)
+            return self._model(*args)
 
     def take(self) -> torch.Tensor:
         """Return the feature (N, C, H, W) and forget it."""

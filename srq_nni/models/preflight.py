@@ -27,6 +27,7 @@ from srq_nni.models.quant_sr_model import check_parallel
 from srq_nni.models.rules import buildable, fits, known, need
 from srq_nni.models.schema import check_kinds
 from srq_nni.models.speed import check_speed
+from srq_nni.models.teacher import TEACHER_LOSSES
 from srq_nni.models.unknown_keys import check_spelling
 
 REQUIRED = {
@@ -131,7 +132,7 @@ def _check_training(opt: Mapping[str, Any]) -> None:
         raise OptionError("train: neither pixel_opt nor perceptual_opt is given; add a loss")
     for key, block in train.items():
         if str(key).endswith("_opt") and block:
-            _check_loss(f"train: {key}", block, whole=key in ("pixel_opt", "skt_opt"))
+            _check_loss(f"train: {key}", block, whole=key in ("pixel_opt", *TEACHER_LOSSES))
     resume = opt["path"].get("resume_state")
     if resume and not Path(os.path.expanduser(resume)).is_file():
         raise OptionError(f"path: resume_state: '{resume}' does not exist; give a .state file, or use --auto_resume")
@@ -215,11 +216,13 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
         )
     elif not is_train:
         raise OptionError("path: pretrain_network_g is missing; give the checkpoint to test")
-    if is_train and opt["train"].get("skt_opt"):
+    compared = [key for key in TEACHER_LOSSES if is_train and opt["train"].get(key)]
+    if compared:
         if not path.get("pretrain_network_t"):
             raise OptionError(
-                "train: skt_opt compares with a teacher, but path: pretrain_network_t is missing; "
-                "give the float checkpoint of network_g there, or delete skt_opt"
+                f"train: {compared[0]} compares with a teacher, but path: pretrain_network_t is missing; "
+                f"give the float checkpoint of network_g there, or delete {' and '.join(compared)}"
             )
-        InputRecorder(teacher, options.feature or find_preset(network["type"]).feature)
+        if "skt_opt" in compared:
+            InputRecorder(teacher, options.feature or find_preset(network["type"]).feature)
         checkpoint.load_weights(teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))

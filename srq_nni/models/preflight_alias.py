@@ -14,7 +14,7 @@ from srq_nni.compression.phases import gate_parameters
 from srq_nni.errors import CheckpointError, OptionError
 from srq_nni.quantization.layers import activation_quantizers
 
-IGNORED = {"skt_opt": "SKT", "optim_q": "the bounds' own learning rate"}
+IGNORED = {"skt_opt": "SKT", "distill_opt": "a teacher", "optim_q": "the bounds' own learning rate"}
 
 
 def refuse_alias(opt: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from typing import Any, Self
 
 import torch
-from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
@@ -33,10 +32,10 @@ from srq_nni.compression.profiles import apply_profile
 from srq_nni.errors import OptionError
 from srq_nni.models.average import copy_quantizers, copy_state
 from srq_nni.models.base import DEFAULT_BASE, NetworkBlock, find_base_model
-from srq_nni.models.feature import InputRecorder
 from srq_nni.models.injected_loss import inject
 from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
+from srq_nni.models.teacher import TEACHER_LOSSES, TeacherLosses
 from srq_nni.quantization.calibration import average_batch_statistics
 from srq_nni.quantization.layers import activation_quantizers
 
@@ -60,9 +59,10 @@ class QuantSRModel(SRModel):
 
     With the key ``base_model`` it extends that model of BasicSR instead of ``SRModel``: its data, losses, order of
     updates and validation stay, the quantizer's losses join the generator's. Further keys: ``path: pretrain_network_t``
-    (float teacher, the unquantized ``network_g``), ``train: skt_opt`` (its loss), ``train: optim_q`` (learning rate of
-    the bounds: ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of the activations), ``train: amp`` and
-    ``train: channels_last`` (see ``speed.Speed``).
+    (float teacher, the unquantized ``network_g``), ``train: skt_opt`` (loss between its feature and the network's),
+    ``train: distill_opt`` (loss between its output and the network's), ``train: optim_q`` (learning rate of the bounds:
+    ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of the activations), ``train: amp`` and ``train:
+    channels_last`` (see ``speed.Speed``).
     """
 
     net_g: nn.Module
@@ -80,6 +80,7 @@ class QuantSRModel(SRModel):
         self.phase: Phase = phase_at(1, self.quantization)
         self.own_losses: OrderedDict[str, torch.Tensor] = OrderedDict()
         self.teacher: nn.Module | None = None
+        self.teacher_losses: TeacherLosses | None = None
         self.monitor = QuantizerMonitor(opt)
         block = NetworkBlock(type="QuantizedNetwork", base=self.base_network, quantization=quantization)
         path = self._start_of_the_student(opt["path"]) if opt["is_train"] else opt["path"]
@@ -122,7 +123,7 @@ class QuantSRModel(SRModel):
         return net is self.net_g or net is getattr(self, "net_g_ema", None)
 
     def init_training_settings(self) -> None:
-        if self.opt["train"].get("skt_opt"):
+        if any(self.opt["train"].get(key) for key in TEACHER_LOSSES):
             self._set_up_teacher()
         net = self.get_bare_model(self.net_g)
         net.register_forward_hook(self._add_own_losses)
@@ -130,13 +131,14 @@ class QuantSRModel(SRModel):
         super().init_training_settings()
 
     def _set_up_teacher(self) -> None:
-        self.cri_skt = build_loss(self.opt["train"]["skt_opt"]).to(self.device)
         self.teacher = build_float(self.base_network).to(self.device).eval().requires_grad_(False)
         self.speed.place(self.teacher)
         self.load_teacher()
-        feature = self.quantization.feature or find_preset(self.base_network["type"]).feature
-        self.student_feature = InputRecorder(self.get_bare_model(self.net_g), feature)
-        self.teacher_feature = InputRecorder(self.teacher, feature, ends_pass=True)
+        train, student = self.opt["train"], self.get_bare_model(self.net_g)
+        feature = self.quantization.feature
+        if feature is None and train.get("skt_opt"):
+            feature = find_preset(self.base_network["type"]).feature
+        self.teacher_losses = TeacherLosses(student, self.teacher, train, feature, self.device)
 
     def load_teacher(self) -> None:
         """Give the teacher its float weights."""
@@ -238,13 +240,12 @@ class QuantSRModel(SRModel):
         self.log_dict = self.reduce_loss_dict(losses)
 
     def _add_own_losses(self, net: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Attach SKT and the regulariser of the gates to the output of a forward pass that trains."""
+        """Attach the teacher's losses and the regulariser of the gates to the output of a forward pass that trains."""
         if not (net.training and torch.is_grad_enabled()):
             return output
         losses = self.own_losses
-        if self.teacher is not None:
-            self.teacher_feature.run(*args)
-            losses["l_skt"] = self.cri_skt(self.student_feature.take(), self.teacher_feature.take())
+        if self.teacher_losses is not None:
+            losses.update(self.teacher_losses.after(args, output))
         regulariser = gate_loss(net) if self.phase == "static" else None
         if regulariser is not None:
             losses["l_gate"] = self.quantization.gate_loss_weight * regulariser

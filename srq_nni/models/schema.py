@@ -108,7 +108,7 @@ class PathBlock(Block):
     pretrain_network_g: Text | None = None
     """Checkpoint to start from: float weights, or a quantized checkpoint of these bits."""
     pretrain_network_t: Text | None = None
-    """Float weights of the teacher, whose network is network_g without quantizers; needed by train: skt_opt."""
+    """Float weights of the teacher, network_g without quantizers; for train: skt_opt and train: distill_opt."""
     param_key_g: Text | None = "params"
     """Where the weights are in the checkpoint: params, params_ema, or ~ for a flat file."""
     param_key_t: Text | None = "params"
@@ -160,6 +160,11 @@ class Scheduler(Block):
     """How the learning rates fall; the other keys are its arguments."""
 
 
+class Loss(Typed):
+    loss_weight: Number = 1
+    """Factor of the loss."""
+
+
 class SKT(Block):
     type: Text
     """SKTLoss."""
@@ -184,10 +189,12 @@ class Train(Block):
     """Run the training forward in torch.autocast (QuantSRModel); parameters, bounds and losses stay float32."""
     channels_last: StrictBool = False
     """Keep weights and images in the memory format channels_last (QuantSRModel)."""
-    pixel_opt: Typed | None = None
+    pixel_opt: Loss | None = None
     """Loss between output and truth, such as L1Loss."""
     skt_opt: SKT | None = None
     """Loss between the features of network and teacher (QuantSRModel, path: pretrain_network_t); leave out for none."""
+    distill_opt: Loss | None = None
+    """Loss between the outputs of network and teacher, such as L1Loss (QuantSRModel); leave out for none."""
     perceptual_opt: Typed | None = None
     """Loss between the features of VGG; alone or beside pixel_opt."""
 
