@@ -117,6 +117,7 @@ POST_TRAINING = {
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
     "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
 }
+DISTILL = {"type": "L1Loss", "loss_weight": 3.0}
 COSINE = {
     "optim_g": adam(5e-4),
     "optim_q": {"relative_lr": 2e-3},
@@ -142,6 +143,8 @@ RECIPES = {
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
             "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
+            "distilled": Recipe(LEAST_ERROR, {**COSINE, "distill_opt": DISTILL}),
+            "distilled, lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4), "distill_opt": DISTILL}),
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
         }.items()
@@ -152,7 +155,8 @@ RECIPES = {
     ),
 }
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
-ABLATED = [name for name in RECIPES if name.startswith("recommended") and name != "recommended, lr 2e-5"]
+OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
+ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
-    for recipe in ("recommended", "recommended, lr 1e-4", "recommended, lr 2e-5"):
+    for recipe in ("recommended", *OF_8_BITS):
         yield Cell("ddtb", 8, recipe=recipe, iterations=ABLATION)
     for bits in (2, 4):
         yield Cell("pams", bits, "official", "official", iterations=ABLATION)
