@@ -17,6 +17,7 @@ from results import Row
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.options import options_from
+from srq_nni.conversion import convert
 from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup.machine import this_machine
 
@@ -46,9 +47,9 @@ def finish(cell: Cell, data: Path, folder: Path) -> Row:
         return _row(cell, bicubic(described.scale), NO_COST, Progress(), data)
     widths: dict[str, tuple[int, int]] = {}
     if cell.method == "float":
-        model, progress = _float(described, data), Progress()
+        model, progress = _float(described, float_weights(described, data, folder)), Progress()
     elif cell.method == "ptq":
-        model, progress = _post_training(cell, described, data), Progress()
+        model, progress = _post_training(cell, described, data, folder), Progress()
         widths = own_widths(model)
     elif cell.method in nni_quantizers.QUANTIZERS:
         model, progress = _trained(cell, described, data, folder)
@@ -60,18 +61,28 @@ def finish(cell: Cell, data: Path, folder: Path) -> Row:
         return _row(cell, network(model), cost(model, described.scale, widths), progress, data)
 
 
-def _float(described: Network, data: Path) -> torch.nn.Module:
+def float_weights(described: Network, data: Path, folder: Path) -> Path:
+    """Return the file of a network's float weights with BasicSR's keys, converted into ``folder`` if need be."""
+    given = described.weights_in(data)
+    if not described.source:
+        return given
+    done = convert(given, folder / "float.pth", described.source, overwrite=True)
+    assert done.network == described.block
+    return done.path
+
+
+def _float(described: Network, weights: Path) -> torch.nn.Module:
     model = build_float(described.block)
-    checkpoint.load_weights(model, described.weights_in(data))
+    checkpoint.load_weights(model, weights)
     return model.eval()
 
 
-def _post_training(cell: Cell, described: Network, data: Path) -> torch.nn.Module:
+def _post_training(cell: Cell, described: Network, data: Path, folder: Path) -> torch.nn.Module:
     """Quantize without training, from ``CALIBRATION_BATCHES`` of training patches."""
     block = {"quantizer": "ddtb", "bits": cell.bits, "wiring": cell.wiring, **RECIPES[cell.recipe].quantization}
-    model = insert_quantizers(_float(described, data), options_from(block))
+    model = insert_quantizers(_float(described, float_weights(described, data, folder)), options_from(block))
     patches = Patches(
-        training_images(data, described.scale), described.scale, PROTOCOL.patch, PROTOCOL.batch, cell.seed
+        training_images(data, described.scale), described.scale, PROTOCOL.patch, described.batch, cell.seed
     )
     calibrate(model, (patches.batch(index)["lq"] for index in range(1, CALIBRATION_BATCHES + 1)))
     return model
@@ -79,12 +90,12 @@ def _post_training(cell: Cell, described: Network, data: Path) -> torch.nn.Modul
 
 def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[torch.nn.Module, Progress]:
     scale = described.scale
-    weights = described.weights_in(data)
-    patches = Patches(training_images(data, scale), scale, PROTOCOL.patch, PROTOCOL.batch, cell.seed)
+    weights = float_weights(described, data, folder)
+    patches = Patches(training_images(data, scale), scale, PROTOCOL.patch, described.batch, cell.seed)
     validation = centres(validation_images(data, scale), scale, QUICK_SIDE)
     if cell.method in nni_quantizers.QUANTIZERS:
         return nni_quantizers.train(cell, described, weights, folder, patches, validation)
-    return train(cell, options(cell, described, weights, folder), folder, patches, validation, PROTOCOL.crop)
+    return train(cell, options(cell, described, weights, folder), folder, patches, validation, scale)
 
 
 def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: Path) -> Row:
@@ -94,7 +105,7 @@ def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: P
         for name in ("Set5", "Set14")
     }
     machine = this_machine()
-    set5, set14 = (score(upscale, pairs, PROTOCOL.crop) for pairs in sets.values())
+    set5, set14 = (score(upscale, pairs, scale) for pairs in sets.values())
     return Row(
         cell=cell.name,
         network=cell.network,
@@ -108,7 +119,7 @@ def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: P
         set5_ssim=set5.ssim,
         set14_psnr=set14.psnr,
         set14_ssim=set14.ssim,
-        val_psnr=score(upscale, validation_images(data, scale), PROTOCOL.crop).psnr,
+        val_psnr=score(upscale, validation_images(data, scale), scale).psnr,
         minutes=progress.seconds / 60,
         commit=machine.commit or "unknown",
         date=machine.date,

@@ -73,7 +73,7 @@ def train(
             last = iteration == cell.iterations
             if iteration % CURVE_FREQUENCY == 0 or last:
                 spent = time.process_time()
-                psnr = quick_psnr(model, validation, protocol.crop)
+                psnr = quick_psnr(model, validation, network.scale)
                 progress.curve.append((iteration, psnr, sum(losses) / len(losses)))
                 losses, started = [], started + time.process_time() - spent
             if iteration % CHECKPOINT_FREQUENCY == 0 or last:

@@ -77,9 +77,10 @@ def publish(cell: Cell, row: Row, float_row: Row, data: Path, work: Path, folder
     """
     path = folder / f"{name_of(cell)}.safetensors"
     report = packed.pack(work / cell.name / "models" / f"net_g_{row.iterations}.pth", path)
-    pairs = read_pairs(data / "benchmark/Set5/HR", data / "benchmark/Set5/LR_bicubic/X2", NETWORKS[cell.network].scale)
+    scale, set5 = NETWORKS[cell.network].scale, data / "benchmark/Set5"
+    pairs = read_pairs(set5 / "HR", set5 / f"LR_bicubic/X{scale}", scale)
     with evaluating(packed.load(path)) as model:
-        psnr = score(network(model), pairs, PROTOCOL.crop).psnr
+        psnr = score(network(model), pairs, scale).psnr
     if abs(psnr - row.set5_psnr) > SAME:
         path.unlink()
         raise SystemExit(f"{cell.name}: the packed network has {psnr:.5f} dB on Set5, the table {row.set5_psnr:.5f}")

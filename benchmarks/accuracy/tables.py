@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
-from cells import PROTOCOL, RECIPES, Cell, queue  # noqa: E402
+from cells import NETWORKS, PROTOCOL, RECIPES, Cell, Network, queue  # noqa: E402
 from matplotlib import pyplot  # noqa: E402
 from results import CSV, Row, add_row, read_rows  # noqa: E402
 
@@ -131,9 +131,21 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: places.get(row.cell, len(places)))
 
 
+def is_whole(row: Row) -> bool:
+    """Whether a row is of a run at its network's full budget, or needed none."""
+    return row.iterations in (0, NETWORKS[row.network].iterations)
+
+
+def budget(network: Network) -> str:
+    """Return the budget of a network's runs in words, where it is not that of protocol P."""
+    if (network.iterations, network.batch) == (PROTOCOL.iterations, PROTOCOL.batch):
+        return ""
+    return f", {network.iterations} iterations of {network.batch} patches, crop {network.scale}"
+
+
 def document(rows: Sequence[Row]) -> str:
     """Return the Markdown page."""
-    whole = [row for row in rows if row.iterations in (0, PROTOCOL.iterations)]
+    whole = [row for row in rows if is_whole(row)]
     origins = sorted({f"{row.date}, commit {row.commit}, {row.machine}" for row in rows})
     waiting = [cell.name for cell in queue() if cell.name not in {row.cell for row in rows}]
     recipes = [f"- `{name}`: {recipe.note}" for name, recipe in RECIPES.items() if recipe.note]
@@ -147,7 +159,7 @@ def document(rows: Sequence[Row]) -> str:
     ]
     for network in dict.fromkeys(row.network for row in in_order(whole)):
         own = in_order(row for row in whole if row.network == network)
-        parts += [f"## {network} x2", table(own)]
+        parts += [f"## {network} x{NETWORKS[network].scale}{budget(NETWORKS[network])}", table(own)]
         if sentences := halves(own):
             parts.append("\n".join(sentences))
     parts += ablation(row for row in rows if row not in whole)
@@ -162,7 +174,7 @@ def document(rows: Sequence[Row]) -> str:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw Set5 PSNR over bits, a line for each contender of seed 1 of the first network."""
-    own = [row for row in rows if row.network == rows[0].network and row.iterations in (0, PROTOCOL.iterations)]
+    own = [row for row in rows if row.network == rows[0].network and is_whole(row)]
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
     for name in dict.fromkeys((row.method, row.wiring, row.recipe) for row in in_order(own) if row.bits < 32):
         points = sorted(

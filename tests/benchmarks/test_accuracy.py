@@ -68,7 +68,7 @@ def trained(cell: cells.Cell, folder: Path, pairs: list[images.Pair], stop: int 
     if cell.method in nni_quantizers.QUANTIZERS:
         return nni_quantizers.train(cell, OWN, WEIGHTS, folder, patches, crops, SHORT)
     opt = pipeline.options(cell, OWN, WEIGHTS, folder, SHORT)
-    return pipeline.train(cell, opt, folder, patches, crops, SHORT.crop)
+    return pipeline.train(cell, opt, folder, patches, crops, OWN.scale)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +252,30 @@ def test_the_list_shows_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @needs_shared
-def test_set5_of_the_float_network_and_of_bicubic() -> None:
-    network = cells.NETWORKS["EDSR-32x5"]
-    pairs = images.read_pairs(SHARED / "benchmark/Set5/HR", SHARED / "benchmark/Set5/LR_bicubic/X2", 2)
-    assert measure.score(measure.bicubic(2), pairs, 2).psnr == pytest.approx(cells.BICUBIC[0], abs=0.02)
-    model = measuring._float(network, SHARED)
+@pytest.mark.parametrize("name", ["EDSR-32x5", "SRResNet-64x8"])
+def test_set5_of_the_float_network_and_of_bicubic(name: str, tmp_path: Path) -> None:
+    network = cells.NETWORKS[name]
+    scale, folder = network.scale, SHARED / "benchmark/Set5"
+    pairs = images.read_pairs(folder / "HR", folder / f"LR_bicubic/X{scale}", scale)
+    assert measure.score(measure.bicubic(scale), pairs, scale).psnr == pytest.approx(network.bicubic[0], abs=0.02)
+    model = measuring._float(network, measuring.float_weights(network, SHARED, tmp_path))
     with measure.evaluating(model):
-        assert measure.score(measure.network(model), pairs, 2).psnr == pytest.approx(network.set5, abs=2e-3)
+        assert measure.score(measure.network(model), pairs, scale).psnr == pytest.approx(network.set5, abs=2e-3)
+
+
+@needs_shared
+@pytest.mark.parametrize(("wiring", "recipe"), [("official", "official"), ("paper", "recommended")])
+def test_a_cell_of_srresnet_trains(wiring: str, recipe: str, tmp_path: Path) -> None:
+    network = cells.NETWORKS["SRResNet-64x8"]
+    cell = cells.Cell("ddtb", 4, wiring, recipe, network="SRResNet-64x8", iterations=SHORT.iterations)
+    pairs = measuring.validation_images(SHARED, network.scale)[:2]
+    patches = images.Patches(pairs, network.scale, SHORT.patch, SHORT.batch, cell.seed)
+    weights = measuring.float_weights(network, SHARED, tmp_path)
+    opt = pipeline.options(cell, network, weights, tmp_path, SHORT)
+    model, progress = pipeline.train(cell, opt, tmp_path, patches, images.centres(pairs, 4, 16), network.scale)
+    assert progress.iteration == SHORT.iterations and progress.curve[-1][1] > 15
+    cost = measure.cost(model, network.scale, measure.own_widths(model.eval()))
+    assert cost.body_kb == 16 * 64 * 64 * 9 / 2 / 1000  # 16 convolutions at half a byte a weight
 
 
 def test_a_shorter_run_has_the_same_schedule_in_proportion(tmp_path: Path) -> None:
