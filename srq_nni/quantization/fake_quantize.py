@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.grid import (
     FLOAT_BITS,
+    MAX_BITS,
     MIN_WIDTH,
     check_bits,
     computable,
@@ -142,9 +143,9 @@ def weight_step_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def _largest_magnitude(weight: torch.Tensor) -> torch.Tensor:
-    """Return max|w| + 1e-8 (0-d), small enough that no product of step and code rounds to infinity."""
+    """Return max|w| + 1e-8 (0-d), small enough that its product with a code is finite."""
     largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
-    return (largest + WEIGHT_EPSILON).clamp(max=torch.finfo(weight.dtype).max / 2)
+    return (largest + WEIGHT_EPSILON).clamp(max=torch.finfo(weight.dtype).max / 2**MAX_BITS)
 
 
 def ddtb_codes(

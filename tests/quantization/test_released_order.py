@@ -62,6 +62,13 @@ def test_a_weight_of_pams_has_the_bits_of_the_released_formula(bits: int) -> Non
     assert PAMSWeight(bits, weight_range="official").grid(weight) == PAMSWeight(bits, weight_range="max").grid(weight)
 
 
+@pytest.mark.parametrize("order", [False, True])
+@pytest.mark.parametrize("value", [1e38, 3.4e38, 1e-38, 0.0])
+def test_a_weight_of_any_size_stays_finite(value: float, order: bool) -> None:
+    weight = torch.tensor([value, -value / 3, 0.0])
+    assert torch.isfinite(quantize_weight_max_abs(weight, 8, released_order=order)).all()
+
+
 def test_who_computes_in_the_released_order() -> None:
     assert PAMSActivation(4, calibration="official").released_order
     assert not any(PAMSActivation(4, calibration=how).released_order for how in ("max", "mse"))
