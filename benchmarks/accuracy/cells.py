@@ -251,6 +251,7 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ptq", bits, recipe=recipe)
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
+    yield Cell("ddtb", 3, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     for bits in (2, 4, 3):
         yield Cell("pams", bits)
     yield Cell("pams", 8, recipe="recommended, lr 2e-5")

@@ -191,9 +191,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     )
     axes.set_xticks([2, 3, 4, 8])
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
 
@@ -209,9 +208,8 @@ def plot_curves(work: Path, path: Path) -> None:
             )
     axes.set(xlabel="iteration", ylabel="Y-PSNR on crops of val/, dB", title="protocol P, while it trains")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
 
