@@ -35,7 +35,8 @@ class TeacherLosses:
     ) -> None:
         skt, distill = (build_loss(train[key]).to(device) if train.get(key) else None for key in TEACHER_LOSSES)
         self._teacher, self._skt, self._distill = teacher, skt, distill
-        if skt is not None and feature is not None:
+        if skt is not None:
+            assert feature is not None
             self._features = InputRecorder(student, feature), InputRecorder(teacher, feature, ends_pass=distill is None)
 
     def after(self, args: tuple[Any, ...], output: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -49,5 +50,5 @@ class TeacherLosses:
             target = teacher.run(*args)
             losses["l_skt"] = self._skt(student.take(), teacher.take())
         if self._distill is not None:
-            losses["l_distill"] = self._distill(output, target)
+            losses["l_distill"] = self._distill(output.float(), target.float())  # bfloat16 with train: amp
         return losses

@@ -194,6 +194,12 @@ def stock(photo_folders: Path, tmp_path: Path) -> dict[str, Any]:
             "QuantSRModel with a quantization block",
         ),
         (
+            "train:distill_opt",
+            {"type": "L1Loss"},
+            "train: distill_opt: model_type 'SRModel' has no place for a teacher; delete the key, or set model_type: "
+            "QuantSRModel with a quantization block",
+        ),
+        (
             "train:optim_q",
             {"lr": 1e-2},
             "train: optim_q: model_type 'SRModel' has no place for the bounds' own learning rate; delete the key, or "

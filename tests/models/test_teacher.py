@@ -66,6 +66,17 @@ def test_beside_skt_the_teacher_runs_once(
     assert log[-1]["l_distill"] > 0 and log[-1]["l_skt"] > 0
 
 
+def test_with_bfloat16_the_loss_is_float32(distilling: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    exact = one_step(distilling, batches[0])[1]["l_distill"]
+    distilling["train"]["amp"] = "bfloat16"
+    model, dtypes = build_model(distilling), list[torch.dtype]()
+    reduce = model.reduce_loss_dict
+    model.reduce_loss_dict = lambda losses: dtypes.append(model.own_losses["l_distill"].dtype) or reduce(losses)
+    log = train(model, [batches[0]], 1, 1)[0]
+    assert dtypes == [torch.float32]
+    assert log["l_distill"] == pytest.approx(exact, rel=0.05)
+
+
 def test_a_network_that_is_its_teacher_learns_nothing_from_it(
     options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
 ) -> None:
