@@ -16,7 +16,6 @@ from torch.autograd.function import once_differentiable
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.grid import (
     FLOAT_BITS,
-    MAX_BITS,
     MIN_WIDTH,
     check_bits,
     computable,
@@ -145,7 +144,7 @@ def weight_step_max_abs(weight: torch.Tensor, bits: int) -> torch.Tensor:
 def _largest_magnitude(weight: torch.Tensor) -> torch.Tensor:
     """Return max|w| + 1e-8 (0-d), small enough that its product with a code is finite."""
     largest = weight.abs().amax() if weight.numel() else weight.new_zeros(())
-    return (largest + WEIGHT_EPSILON).clamp(max=torch.finfo(weight.dtype).max / 2**MAX_BITS)
+    return (largest + WEIGHT_EPSILON).clamp(max=largest_bound(weight.dtype))
 
 
 def ddtb_codes(
