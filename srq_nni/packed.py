@@ -156,26 +156,26 @@ def _tensors_of(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
     tensors, weights = {}, {}
     for name, tensor in _needed(network).items():
         tensors[name] = tensor.detach().cpu().clone().contiguous()
-    for name, weight, grid in _grids(network):
+    for name, grid, codes in _on_grids(network):
         weights[name] = StoredWeight(
-            bits=grid.bits, scale=grid.scale, minimum=grid.minimum, maximum=grid.maximum, shape=list(weight.shape)
+            bits=grid.bits, scale=grid.scale, minimum=grid.minimum, maximum=grid.maximum, shape=list(codes.shape)
         )
-        tensors[name] = pack_codes(grid.codes(weight.detach()), grid)
+        tensors[name] = pack_codes(codes, grid)
     return tensors, weights
 
 
-def _grids(network: nn.Module) -> Iterator[tuple[str, torch.Tensor, IntegerGrid]]:
-    """Yield (name in the state dict, weight, grid) of every weight that lies on a grid at inference."""
+def _on_grids(network: nn.Module) -> Iterator[tuple[str, IntegerGrid, torch.Tensor]]:
+    """Yield (name in the state dict, grid, codes) of every weight that lies on a grid at inference."""
     for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, QuantizedLayer) and module.weight_quantizer is not None:
             weight = module.get_parameter("weight")
             if not torch.isfinite(weight).all():
                 raise CheckpointError(f"the weight of '{name}' holds NaN or infinity; give a checkpoint without")
-            quantizer = module.weight_quantizer
-            yield f"{name}.weight", quantizer.quantize(weight.detach()), quantizer.grid(weight)
+            yield f"{name}.weight", *module.weight_quantizer.on_grid(weight.detach())
         elif isinstance(module, Gate):
-            yield f"{name}.reduce.weight", module.reduce.weight, module.weight_grid("reduce")
-            yield f"{name}.expand.weight", module.expand.weight, module.weight_grid("expand")
+            for part in ("reduce", "expand"):
+                grid, weight = module.weight_grid(part), module.get_parameter(f"{part}.weight")
+                yield f"{name}.{part}.weight", grid, grid.codes(weight.detach())
 
 
 def _needed(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -244,7 +244,7 @@ def _gate_shapes(tensors: Mapping[str, torch.Tensor], weights: Mapping[str, Stor
 
 def _put_grids(network: nn.Module, weights: Mapping[str, StoredWeight], path: Path) -> None:
     """Replace the weight quantizers by grids: quantizing a weight on its grid again could move it by a rounding."""
-    expected = {name: grid.bits for name, _, grid in _grids(network)}
+    expected = {name: grid.bits for name, grid, _ in _on_grids(network)}
     wrong = [name for name, bits in expected.items() if name not in weights or weights[name].bits != bits]
     wrong += [name for name in weights if name not in expected]
     if wrong:

@@ -36,6 +36,14 @@ class WeightQuantizer(nn.Module):
         """Return the integer grid on which ``quantize(weight)`` lies."""
         raise NotImplementedError
 
+    def on_grid(self, weight: torch.Tensor) -> tuple[IntegerGrid, torch.Tensor]:
+        """Return the grid and the codes of ``quantize(weight)``, integers held in the dtype of ``weight``.
+
+        A weight between two codes gets the one that training gave it, which the grid alone would round by itself.
+        """
+        grid = self.grid(weight)
+        return grid, grid.codes(self.quantize(weight))
+
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
 

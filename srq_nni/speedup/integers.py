@@ -160,8 +160,8 @@ def _layer(name: str, layer: QuantizedLayer, source: IntegerActivation | None, i
         return IntegerConv(name, source, None, None, bias)
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
-    grid = _weight_grid(name, layer.weight_quantizer, weight.detach())
-    codes = grid.codes(layer.weight_quantizer(weight.detach())).long()
+    grid, held = _weight_on_grid(name, layer.weight_quantizer, weight.detach())
+    codes = held.long()
     if source is None or source.grid is None:
         return IntegerConv(name, source, grid, codes, bias)
     product = float(torch.tensor(source.grid.scale) * torch.tensor(grid.scale))
@@ -194,7 +194,7 @@ def is_gated(quantizer: nn.Module) -> bool:
     return isinstance(quantizer, DDTBActivation) and bool(quantizer.gate_is_applied)
 
 
-def _weight_grid(name: str, quantizer: WeightQuantizer, weight: torch.Tensor) -> IntegerGrid:
+def _weight_on_grid(name: str, quantizer: WeightQuantizer, weight: torch.Tensor) -> tuple[IntegerGrid, torch.Tensor]:
     if not quantizer.enabled:
         raise ExportError(
             f"the weight quantizer of '{name}' is switched off; call srq_nni.quantization.layers.set_mode(model, "
@@ -203,7 +203,7 @@ def _weight_grid(name: str, quantizer: WeightQuantizer, weight: torch.Tensor) ->
     if not torch.isfinite(weight).all():
         raise ExportError(f"the weight of '{name}' holds NaN or infinity; load a checkpoint with finite weights")
     try:
-        return quantizer.grid(weight)
+        return quantizer.on_grid(weight)
     except QuantizationError as error:
         raise ExportError(f"the weight of '{name}' has no integer grid: {error}") from error
 

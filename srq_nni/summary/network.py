@@ -238,10 +238,10 @@ def _frozen(network: nn.Module) -> nn.Module:
         quantizer = layer.weight_quantizer if isinstance(layer, QuantizedLayer) else None
         if isinstance(quantizer, WeightQuantizer):
             try:
-                grid = quantizer.grid(layer.weight)
+                grid, codes = quantizer.on_grid(layer.weight)
             except QuantizationError as error:
                 raise ExportError(f"the weight of '{name}' has no integer grid: {error}") from error
-            layer.weight.copy_(grid.values(grid.codes(quantizer.quantize(layer.weight))))
+            layer.weight.copy_(grid.values(codes))
             layer.weight_quantizer = GridWeight(grid)
     return network
 

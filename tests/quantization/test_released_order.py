@@ -100,13 +100,16 @@ def _block(quantizer: str, profile: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "maker",
-    [lambda: PAMSWeight(8, weight_range="official"), lambda: DDTBWeight(8, percentile=100.0, limit_levels=False)],
+    ("maker", "half_steps"),
+    [
+        (lambda: PAMSWeight(8, weight_range="official"), 254),
+        (lambda: DDTBWeight(8, percentile=100.0, limit_levels=False), 255),
+    ],
     ids=["pams", "ddtb"],
 )
-def test_exported_codes_are_those_of_training(maker: Any) -> None:
+def test_exported_codes_are_those_of_training(maker: Any, half_steps: int) -> None:
     """Also for a weight between two codes, which the division by the step would round to the other one."""
-    weight = (torch.arange(-126.0, 126.0) + 0.5).repeat(2)[:480] * (1.9 / 127)
+    weight = (2 * torch.arange(-120.0, 120.0) + 1).repeat(2) * (1.9 / half_steps)
     weight[0], weight[1] = 1.9, -1.9
     model = nn.Sequential(nn.Conv2d(8, 60, 1))
     model[0].weight.data = weight.view(60, 8, 1, 1)
@@ -114,5 +117,6 @@ def test_exported_codes_are_those_of_training(maker: Any) -> None:
     (_, layer), *_ = quantized_convolutions(model)
     step = layer.weight_quantizer.grid(layer.weight).scale
     trained = torch.round(layer.weight_quantizer(layer.weight) / step)
+    assert not torch.equal(trained, torch.round(layer.weight / step))
     exported = read_integers(model.eval()).layers["0"]
     assert torch.equal(exported.weight_codes, trained.long())
