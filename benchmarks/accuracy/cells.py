@@ -17,6 +17,25 @@ GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided 
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """Protocol P: the budget and the settings that all contenders share."""
+
+    iterations: int = 3000
+    batch: int = 16
+    patch: int = 32
+    milestones: tuple[int, ...] = (1000, 2000)
+    lr: float = 1e-4
+    bounds_lr: float = 1e-2
+    calibration_iters: int = 100
+    static_iters: int = 400
+    dynamic_ratio: float = 0.3
+    skt_weight: float = 1000 / GREY
+
+
+PROTOCOL = Protocol()
+
+
+@dataclass(frozen=True)
 class Network:
     """A pretrained float network.
 
@@ -40,8 +59,8 @@ class Network:
     feature: str = "upsample"
     shipped: bool = False
     source: str = ""
-    batch: int = 16
-    iterations: int = 3000
+    batch: int = PROTOCOL.batch
+    iterations: int = PROTOCOL.iterations
     bicubic: tuple[float, float] = (33.67, 30.33)
 
     def weights_in(self, data: Path) -> Path:
@@ -81,7 +100,6 @@ DIV2K_MEAN = [0.4488, 0.4371, 0.4040]
 NETWORKS = {
     "EDSR-32x5": Network(_edsr(32, 5, [0.0, 0.0, 0.0]), "EDSR_x2_f32b5.pth", 37.380, 32.979),
     "EDSR-64x8": Network(_edsr(64, 8, DIV2K_MEAN), "EDSR_x2_f64b8.pth", 37.804, 33.379),
-    # Trained by this repository's own pipeline, so what is quantized from it may be shipped, too.
     # Some twelve times the work a patch of EDSR 32x5, so a quarter of the batch and a fifth of the iterations.
     "SRResNet-64x8": Network(
         SRRESNET,
@@ -95,27 +113,11 @@ NETWORKS = {
         iterations=600,
         bicubic=(28.43, 26.09),
     ),
+    # Trained by this repository's own pipeline, so what is quantized from it may be shipped, too.
     "EDSR-32x5-shipped": Network(_edsr(32, 5, DIV2K_MEAN), "EDSR_x2_f32b5.pth", 37.40, 32.99, shipped=True),
 }
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Protocol P: the budget and the settings that all contenders share."""
-
-    iterations: int = 3000
-    batch: int = 16
-    patch: int = 32
-    milestones: tuple[int, ...] = (1000, 2000)
-    lr: float = 1e-4
-    bounds_lr: float = 1e-2
-    calibration_iters: int = 100
-    static_iters: int = 400
-    dynamic_ratio: float = 0.3
-    skt_weight: float = 1000 / GREY
-
-
-PROTOCOL = Protocol()
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
 
 

@@ -48,19 +48,19 @@ def card(cell: Cell, row: Row, report: packed.PackReport, float_row: Row) -> str
         f"| quantizer | {cell.method.upper()}, {cell.bits} bits, wiring `{cell.wiring}`; "
         f"{row.coverage:.1%} of all multiply-accumulates have two quantized operands; head and tail are float |",
         f"| file | {report.file_bytes / 1e6:.2f} MB; the body's weights are packed codes, {row.body_kb:.0f} kB |",
-        "| use | `srq_nni.load(path)`, `srq export`, `srq upscale`, `srq test` |",
+        "| use | `srq_nni.load(path)`, `srq export`, `srq upscale` |",
         "| licence | Apache-2.0, as the rest of the repository |",
         f"| trained by | `benchmarks/accuracy/run.py --cell {cell.name}`, protocol P (docs/accuracy.md) |",
         f"| recipe | {recipe.note} |",
         "| data | 800 crops of 128x128 from the DIV2K training images and 145 crops of 480x480 of free photos; LR by "
         "antialiased bicubic reduction |",
-        f"| budget | {row.iterations} iterations of {PROTOCOL.batch} LR patches of {PROTOCOL.patch}x{PROTOCOL.patch}, "
+        f"| budget | {row.iterations} iterations of {described.batch} LR patches of {PROTOCOL.patch}x{PROTOCOL.patch}, "
         f"L1 + SKT ({PROTOCOL.skt_weight * GREY:.0f} / {GREY}), seed {row.seed}; {row.minutes:.0f} minutes of one core "
         f"({row.machine}) |",
         f"| measured | {row.date}, commit {row.commit} |",
     ]
     scores = [
-        "| Y-PSNR / SSIM, crop 2 | Set5 | Set14 |\n|---|---|---|",
+        f"| Y-PSNR / SSIM, crop {described.scale} | Set5 | Set14 |\n|---|---|---|",
         *(
             f"| {label} | {own.set5_psnr:.3f} / {own.set5_ssim:.4f} | {own.set14_psnr:.3f} / {own.set14_ssim:.4f} |"
             for label, own in (("float", float_row), (f"**this network, {cell.bits} bits**", row))

@@ -94,7 +94,8 @@ def halves(rows: Iterable[Row]) -> list[str]:
             continue
         losses = [float_row.set5_psnr - row.set5_psnr for row in (official, recommended)]
         share = f", {losses[1] / losses[0]:.0%} of it" if losses[0] > 0 and losses[1] > 0 else ""
-        mark = f"; published on EDSR-baseline x2: {MARK[bits]}" if bits in MARK else ""
+        comparable = NETWORKS[official.network].block["type"] == "EDSR" and bits in MARK
+        mark = f"; published on EDSR-baseline x2: {MARK[bits]}" if comparable else ""
         sentences.append(
             f"- {bits} bits: official loses {losses[0]:.3f} dB on Set5, {recommended.recipe} {losses[1]:.3f}{share}"
             f"{mark}."
@@ -113,13 +114,13 @@ def ablation(rows: Iterable[Row]) -> list[str]:
     ]
     for network, method, bits in dict.fromkeys((row.network, row.method, row.bits) for row in own):
         group = [row for row in own if (row.network, row.method, row.bits) == (network, method, bits)]
-        whole = next((row for row in group if row.recipe == "recommended"), group[0])
+        whole = next((row for row in group if row.recipe == "recommended"), None)
         lines = [
             f"| {network}, {method.upper()}, {bits} bits | wiring | val | difference | Set5 |",
             "|---|---|---|---|---|",
         ]
         for row in sorted(group, key=lambda row: -row.val_psnr):
-            difference = "" if row is whole else f"{row.val_psnr - whole.val_psnr:+.3f}"
+            difference = "" if whole in (None, row) else f"{row.val_psnr - whole.val_psnr:+.3f}"
             lines.append(f"| {row.recipe} | {row.wiring} | {row.val_psnr:.3f} | {difference} | {row.set5_psnr:.3f} |")
         parts.append("\n".join(lines))
     return parts
