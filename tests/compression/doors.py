@@ -19,6 +19,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "pams": {"calibration_iters": 2},
     "ddtb": {"calibration_iters": 2, "static_iters": 2, "dynamic_ratio": 0.5},
 }
+INT4 = {"quant_dtype": "int4"}
+PAPER = [{"wiring": "paper", **INT4}]
 QUANTIZERS = {"pams": "PAMSQuantizer", "ddtb": "DDTBQuantizer"}
 
 
@@ -44,6 +46,28 @@ def endless(data: Sequence[Any], first: int = 1) -> Any:
     while True:
         yield data[iteration % len(data)]
         iteration += 1
+
+
+def steps(model: nn.Module, optimizer: Any, data: Any, first: int, last: int, quantizer: Any = None) -> list[float]:
+    """Run a plain loop over iterations ``first`` to ``last``."""
+    model.train()
+    losses = []
+    for _, sample in zip(range(first, last + 1), endless(data, first), strict=False):
+        optimizer.zero_grad()
+        loss = (model(sample["lq"]) - sample["gt"]).abs().mean()
+        extra = None if quantizer is None else quantizer.gate_loss()
+        (loss if extra is None else loss + extra).backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def trained(method: str, data: Any, entries: Any = PAPER, count: int = 6, **options: Any) -> Any:
+    """Return the quantizer of ``method`` after ``count`` steps of a plain loop."""
+    quantizer = make(method, network(2), entries, **options)
+    optimizer = torch.optim.Adam(quantizer.parameter_groups(lr=1e-3))
+    steps(quantizer.bound_model, optimizer, data, 1, count, quantizer)
+    return quantizer
 
 
 class Loop:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import logging
 import pickle
 from pathlib import Path
@@ -14,38 +13,12 @@ import torch
 from nni.compression.pruning import L1NormPruner
 from nni.compression.quantization import QATQuantizer
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import srq_nni
-from srq_nni.compression import clock
 from srq_nni.errors import CheckpointError, OptionError, QuantizationError
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
-from tests.compression.doors import Loop, batches, endless, make, network
-
-INT4 = {"quant_dtype": "int4"}
-PAPER = [{"wiring": "paper", **INT4}]
-
-
-def steps(model: nn.Module, optimizer: Any, data: Any, first: int, last: int, quantizer: Any = None) -> list[float]:
-    """Run a plain loop over iterations ``first`` to ``last``."""
-    model.train()
-    losses = []
-    for _, sample in zip(range(first, last + 1), endless(data, first), strict=False):
-        optimizer.zero_grad()
-        loss = (model(sample["lq"]) - sample["gt"]).abs().mean()
-        extra = None if quantizer is None else quantizer.gate_loss()
-        (loss if extra is None else loss + extra).backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
-
-
-def trained(method: str, data: Any, entries: Any = PAPER, count: int = 6, **options: Any) -> Any:
-    quantizer = make(method, network(2), entries, **options)
-    optimizer = torch.optim.Adam(quantizer.parameter_groups(lr=1e-3))
-    steps(quantizer.bound_model, optimizer, data, 1, count, quantizer)
-    return quantizer
+from tests.compression.doors import INT4, PAPER, Loop, batches, make, network, steps, trained
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
@@ -245,6 +218,18 @@ def test_a_network_without_a_preset(photo_folders: Path, method: str) -> None:
     assert torch.equal(srq_nni.quantized_network(plain, config)(x), expected)
 
 
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_a_released_network_is_rebuilt_in_its_order_of_operations(photo_folders: Path, method: str) -> None:
+    data = batches(photo_folders)
+    quantizer = trained(method, data, [{"wiring": "official", **INT4}], profile="official")
+    x, expected = data[0]["lq"], quantizer.bound_model.eval()(data[0]["lq"])
+    assert torch.equal(quantizer.quantized_network()(x), expected)
+    config = quantizer.get_calibration_config()
+    rebuilt = srq_nni.quantized_network(quantizer.unwrap_model(), config)
+    assert all(activation.released_order for _, activation in activation_quantizers(rebuilt))
+    assert torch.equal(rebuilt(x), expected)
+
+
 def test_batch_norm_folds_into_a_quantized_convolution(photo_folders: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1))
@@ -269,44 +254,6 @@ def test_a_part_that_is_called_by_itself_has_its_phases(photo_folders: Path) -> 
     whole = trained("ddtb", data, [{**entries[0], "op_names_re": [r"body\.\d\.conv[12]$"]}], dynamic_ratio=0.5)
     own = {key.removeprefix("net."): value for key, value in model.state_dict().items()}
     assert not [key for key, value in whole.bound_model.state_dict().items() if not torch.equal(value, own[key])]
-
-
-def test_a_network_that_trains_can_be_copied_and_its_copy_does_not_count(photo_folders: Path) -> None:
-    data = batches(photo_folders)
-    quantizer = trained("pams", data, count=3)
-    twin = copy.deepcopy(quantizer.bound_model)
-    assert torch.equal(twin.eval()(data[0]["lq"]), quantizer.bound_model.eval()(data[0]["lq"]))
-    twin.train()(data[0]["lq"]).sum().backward()
-    torch.optim.SGD(twin.parameters(), lr=0.1).step()
-    assert quantizer.clock.count == 3
-
-
-def test_a_forgotten_network_is_told_of_no_step(photo_folders: Path) -> None:
-    trained("ddtb", batches(photo_folders), count=2)
-    gc.collect()
-    kept = trained("pams", batches(photo_folders), count=2)
-    assert list(clock._LISTENING) == [kept.clock]
-
-
-def test_a_network_that_is_forgotten_during_a_step_does_not_break_it(photo_folders: Path) -> None:
-    """The garbage collector may run while PyTorch goes through the hooks of an optimizer."""
-    gc.collect()
-    forgotten = [trained("ddtb", batches(photo_folders), count=2)]
-    weight = nn.Parameter(torch.ones(1))
-    weight.grad = torch.ones(1)
-    optimizer = torch.optim.SGD([weight], lr=0.5)
-
-    def forget(*args: Any) -> None:
-        forgotten.clear()
-        gc.collect()
-
-    handle = register_optimizer_step_pre_hook(forget)
-    try:
-        optimizer.step()
-    finally:
-        handle.remove()
-    assert weight.item() == 0.5
-    assert not list(clock._LISTENING)
 
 
 def test_no_cuda_cache_is_emptied_and_no_line_is_logged_twice(
