@@ -148,13 +148,18 @@ POST_TRAINING = {
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
     "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
 }
-DISTILL = {"type": "L1Loss", "loss_weight": 3.0}
+# A quarter of the L1 loss against the truth, three against the teacher.
+DISTILL = {
+    "pixel_opt": {"type": "L1Loss", "loss_weight": 0.25, "reduction": "mean"},
+    "distill_opt": {"type": "L1Loss", "loss_weight": 0.75, "reduction": "mean"},
+}
 COSINE = {
     "optim_g": adam(5e-4),
     "optim_q": {"relative_lr": 2e-3},
     "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
     "warmup_iter": 300,
 }
+DISTILLED = "as recommended, and three quarters of the loss against the teacher's output"
 RECIPES = {
     "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
     "recommended": Recipe(
@@ -174,8 +179,14 @@ RECIPES = {
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
             "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
-            "distilled": Recipe(LEAST_ERROR, {**COSINE, "distill_opt": DISTILL}),
-            "distilled, lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4), "distill_opt": DISTILL}),
+            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, DISTILLED),
+            "distilled, no flips": Recipe(LEAST_ERROR, {**COSINE, **DISTILL, "distill_flips": False}),
+            **{
+                f"distilled, lr {lr}": Recipe(
+                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}, lr {lr}"
+                )
+                for lr in ("1e-3", "1e-4")
+            },
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
         }.items()
@@ -188,6 +199,7 @@ RECIPES = {
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
+DISTILLING = {4: "distilled", 2: "distilled, lr 1e-3", 3: "distilled, lr 1e-3", 8: "distilled, lr 1e-4"}
 
 
 @dataclass(frozen=True)
@@ -241,6 +253,8 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits)
     for bits, lr in LEARNING_RATES.items():
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
+    for bits, recipe in DISTILLING.items():
+        yield Cell("ddtb", bits, recipe=f"recommended, {recipe}")
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in ("recommended", *OF_8_BITS):

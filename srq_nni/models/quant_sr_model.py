@@ -60,9 +60,9 @@ class QuantSRModel(SRModel):
     With the key ``base_model`` it extends that model of BasicSR instead of ``SRModel``: its data, losses, order of
     updates and validation stay, the quantizer's losses join the generator's. Further keys: ``path: pretrain_network_t``
     (float teacher, the unquantized ``network_g``), ``train: skt_opt`` (loss between its feature and the network's),
-    ``train: distill_opt`` (loss between its output and the network's), ``train: optim_q`` (learning rate of the bounds:
-    ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of the activations), ``train: amp`` and ``train:
-    channels_last`` (see ``speed.Speed``).
+    ``train: distill_opt`` (loss between its output and the network's; ``train: distill_flips``), ``train: optim_q``
+    (learning rate of the bounds: ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of the activations),
+    ``train: amp`` and ``train: channels_last`` (see ``speed.Speed``).
     """
 
     net_g: nn.Module
@@ -79,6 +79,7 @@ class QuantSRModel(SRModel):
         self.speed = speed_from(opt.get("train") or {})
         self.phase: Phase = phase_at(1, self.quantization)
         self.own_losses: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._iteration = 0
         self.teacher: nn.Module | None = None
         self.teacher_losses: TeacherLosses | None = None
         self.monitor = QuantizerMonitor(opt)
@@ -138,7 +139,8 @@ class QuantSRModel(SRModel):
         feature = self.quantization.feature
         if feature is None and train.get("skt_opt"):
             feature = find_preset(self.base_network["type"]).feature
-        self.teacher_losses = TeacherLosses(student, self.teacher, train, feature, self.device)
+        seed = self.opt.get("manual_seed") or 0
+        self.teacher_losses = TeacherLosses(student, self.teacher, train, feature, self.device, seed)
 
     def load_teacher(self) -> None:
         """Give the teacher its float weights."""
@@ -222,6 +224,7 @@ class QuantSRModel(SRModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """Run the base model's step in the phase of this iteration; while DDTB observes, nothing is updated."""
         self.set_phase(current_iter)
+        self._iteration = current_iter
         self.own_losses.clear()
         if self.phase == "observe":
             self._observe()
@@ -245,7 +248,7 @@ class QuantSRModel(SRModel):
             return output
         losses = self.own_losses
         if self.teacher_losses is not None:
-            losses.update(self.teacher_losses.after(args, output))
+            losses.update(self.teacher_losses.after(args[0], output, self._iteration))
         regulariser = gate_loss(net) if self.phase == "static" else None
         if regulariser is not None:
             losses["l_gate"] = self.quantization.gate_loss_weight * regulariser

@@ -195,6 +195,8 @@ class Train(Block):
     """Loss between the features of network and teacher (QuantSRModel, path: pretrain_network_t); leave out for none."""
     distill_opt: Loss | None = None
     """Loss between the outputs of network and teacher, such as L1Loss (QuantSRModel); leave out for none."""
+    distill_flips: StrictBool = True
+    """With distill_opt: the teacher sees its input flipped and transposed at random, and its output is turned back."""
     perceptual_opt: Typed | None = None
     """Loss between the features of VGG; alone or beside pixel_opt."""
 

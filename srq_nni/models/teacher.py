@@ -10,6 +10,7 @@ from basicsr.losses import build_loss
 from torch import nn
 
 from srq_nni.models.feature import InputRecorder
+from srq_nni.models.orientation import Orientation
 
 TEACHER_LOSSES = ("skt_opt", "distill_opt")  # keys of the train block that need a teacher
 
@@ -17,12 +18,17 @@ TEACHER_LOSSES = ("skt_opt", "distill_opt")  # keys of the train block that need
 class TeacherLosses:
     """Runs the teacher once a step, up to the feature if nobody reads its output.
 
+    With ``train: distill_flips`` it sees its input in an orientation drawn for the step, and what it gives is turned
+    back. No network treats all orientations quite alike; over the steps the student learns their mean, which is nearer
+    to the truth than any of them (self-ensemble of EDSR, arXiv 1707.02921).
+
     Args:
         student: network that trains.
         teacher: float network of the same architecture, frozen, in eval mode.
         train: the ``train`` block with at least one of ``TEACHER_LOSSES``.
         feature: module whose input SKT compares, if it does.
         device: of the losses.
+        seed: of the orientations.
     """
 
     def __init__(
@@ -32,23 +38,34 @@ class TeacherLosses:
         train: Mapping[str, Any],
         feature: str | None,
         device: torch.device,
+        seed: int = 0,
     ) -> None:
         skt, distill = (build_loss(train[key]).to(device) if train.get(key) else None for key in TEACHER_LOSSES)
         self._teacher, self._skt, self._distill = teacher, skt, distill
+        self._seed, self._flips = seed, distill is not None and train.get("distill_flips", True)
         if skt is not None:
             assert feature is not None
             self._features = InputRecorder(student, feature), InputRecorder(teacher, feature, ends_pass=distill is None)
 
-    def after(self, args: tuple[Any, ...], output: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the losses (0-d each) of the student's forward pass that just gave ``output`` for ``args``."""
+    def after(self, images: torch.Tensor, output: torch.Tensor, iteration: int) -> dict[str, torch.Tensor]:
+        """Return the losses (0-d each) of the student's forward pass that just gave ``output`` for ``images``.
+
+        Args:
+            images: (N, C, H, W).
+            output: (N, C, H s, W s).
+            iteration: from 1; the orientation of the teacher's input follows from it.
+        """
+        orientation = Orientation.drawn(self._seed, iteration) if self._flips else Orientation()
+        turned = orientation.turn(images)
         losses: dict[str, torch.Tensor] = {}
         if self._skt is None:
             with torch.no_grad():
-                target = self._teacher(*args)
+                target = self._teacher(turned)
         else:
             student, teacher = self._features
-            target = teacher.run(*args)
-            losses["l_skt"] = self._skt(student.take(), teacher.take())
+            target = teacher.run(turned)
+            losses["l_skt"] = self._skt(student.take(), orientation.turn_back(teacher.take()))
         if self._distill is not None:
-            losses["l_distill"] = self._distill(output.float(), target.float())  # bfloat16 with train: amp
+            given = orientation.turn_back(target)
+            losses["l_distill"] = self._distill(output.float(), given.float())  # bfloat16 with train: amp
         return losses

@@ -9,6 +9,8 @@ import torch
 from basicsr.models import build_model
 
 from srq_nni.errors import OptionError
+from srq_nni.functional import skt_loss
+from srq_nni.models.orientation import Orientation
 from srq_nni.models.preflight import check_options
 from tests.models.steps import DDTB, train
 from tests.sr_data import Missing, changed, float_checkpoint
@@ -21,7 +23,7 @@ def distilling(options: dict[str, Any], tmp_path: Any) -> dict[str, Any]:
     """A teacher with other weights, whose output the network shall have, and no SKT."""
     options = changed(options, "path:pretrain_network_t", float_checkpoint(tmp_path / "teacher.pth", seed=5))
     options["train"]["skt_opt"] = None
-    options["train"]["distill_opt"] = {"type": "L1Loss", "loss_weight": WEIGHT}
+    options["train"] |= {"distill_opt": {"type": "L1Loss", "loss_weight": WEIGHT}, "distill_flips": False}
     return options
 
 
@@ -80,9 +82,49 @@ def test_with_bfloat16_the_loss_is_float32(distilling: dict[str, Any], batches: 
 def test_a_network_that_is_its_teacher_learns_nothing_from_it(
     options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
 ) -> None:
-    options["train"] |= {"skt_opt": None, "distill_opt": {"type": "L1Loss", "loss_weight": WEIGHT}}
+    options["train"] |= {
+        "skt_opt": None,
+        "distill_opt": {"type": "L1Loss", "loss_weight": WEIGHT},
+        "distill_flips": False,
+    }
     fine, coarse = (one_step(changed(options, "quantization:bits", bits), batches[0])[1] for bits in (8, 2))
     assert 0 < fine["l_distill"] < coarse["l_distill"] / 4
+
+
+@pytest.mark.parametrize("skt", [None, {"type": "SKTLoss", "loss_weight": 3.92}])
+@pytest.mark.parametrize("iteration", range(1, 6))
+def test_the_teacher_sees_the_orientation_of_the_step(
+    distilling: dict[str, Any], batches: list[dict[str, torch.Tensor]], iteration: int, skt: Any
+) -> None:
+    """The losses are those between the student and what the teacher says to the turned image, turned back."""
+    options = changed(changed(distilling, "train:distill_flips", Missing), "train:skt_opt", skt)
+    model, seen, features = build_model(options), list[torch.Tensor](), list[torch.Tensor]()
+    for net in (model.net_g, model.teacher):
+        dict(net.named_modules())["upsample"].register_forward_pre_hook(lambda _, args: features.append(args[0]))
+    model.teacher.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    log = train(model, [batches[0]], iteration, iteration)[0]
+    orientation, images = Orientation.drawn(options["manual_seed"], iteration), batches[0]["lq"]
+    torch.testing.assert_close(seen[0], orientation.turn(images), rtol=0, atol=0)
+    with torch.no_grad():
+        target = orientation.turn_back(model.teacher(orientation.turn(images)))
+    assert log["l_distill"] == pytest.approx(WEIGHT * float((model.output.detach() - target).abs().mean()), rel=1e-5)
+    if skt is not None:
+        turned = orientation.turn_back(features[1])
+        assert log["l_skt"] == pytest.approx(3.92 * float(skt_loss(features[0], turned).detach()), rel=1e-5)
+
+
+def test_a_resumed_run_draws_the_same_orientations(
+    distilling: dict[str, Any], batches: list[dict[str, torch.Tensor]]
+) -> None:
+    options = changed(distilling, "train:distill_flips", True)
+    model, later = build_model(options), list[torch.Tensor]()
+    train(model, batches, 1, 6)
+    again = build_model(options)
+    for net in (model, again):
+        net.teacher.register_forward_pre_hook(lambda _, args: later.append(args[0]))
+    train(again, batches, 4, 6)
+    train(model, batches, 4, 6)
+    assert all(torch.equal(*pair) for pair in zip(later[:3], later[3:], strict=True))
 
 
 def refusal(options: dict[str, Any]) -> str:
@@ -114,3 +156,9 @@ def test_it_needs_a_teacher(distilling: dict[str, Any]) -> None:
 )
 def test_wrong_blocks_are_refused(distilling: dict[str, Any], block: Any, message: str) -> None:
     assert refusal(changed(distilling, "train:distill_opt", block)) == f"train: distill_opt: {message}"
+
+
+def test_flips_are_on_or_off(distilling: dict[str, Any]) -> None:
+    assert refusal(changed(distilling, "train:distill_flips", "sometimes")) == (
+        "train: distill_flips: 'sometimes' is not allowed; give true or false"
+    )
