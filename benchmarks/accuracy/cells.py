@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-WIRINGS = ("official", "paper", "deploy")
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
 
 
@@ -47,6 +46,7 @@ class Network:
         feature: module whose input SKT compares.
         shipped: the weights are those of the repository.
         source: format of ``srq convert`` that the weights have, "" for BasicSR's.
+        preset: architecture of the presets, where the type of ``block`` is another name.
         batch, iterations: budget of a whole run, where it is not that of protocol P.
         bicubic: what bicubic enlargement scores at this scale on Set5 and Set14.
     """
@@ -59,6 +59,7 @@ class Network:
     feature: str = "upsample"
     shipped: bool = False
     source: str = ""
+    preset: str = ""
     batch: int = PROTOCOL.batch
     iterations: int = PROTOCOL.iterations
     bicubic: tuple[float, float] = (33.67, 30.33)
@@ -96,6 +97,17 @@ SRRESNET = {
     "prelu_per_channel": True,
     "img_range": 1.0,
 }
+RDN = {
+    "type": "RDNOwnTail",
+    "num_in_ch": 3,
+    "num_out_ch": 3,
+    "num_feat": 64,
+    "num_block": 10,
+    "num_layer": 3,
+    "num_grow_ch": 64,
+    "upscale": 2,
+    "img_range": 255.0,
+}
 DIV2K_MEAN = [0.4488, 0.4371, 0.4040]
 NETWORKS = {
     "EDSR-32x5": Network(_edsr(32, 5, [0.0, 0.0, 0.0]), "EDSR_x2_f32b5.pth", 37.380, 32.979),
@@ -112,6 +124,19 @@ NETWORKS = {
         batch=4,
         iterations=600,
         bicubic=(28.43, 26.09),
+    ),
+    # Some twenty times the work a patch.
+    "RDN-10x3": Network(
+        RDN,
+        "RDN_x2_d10c3g64_own_tail.pt",
+        36.655,
+        32.445,
+        body=r"(RDBs\.\d+\.(convs\.\d+\.conv\.0|LFF)|GFF\.[01])$",
+        feature="UPNet",
+        source="edsr-pytorch",
+        preset="RDN",
+        batch=4,
+        iterations=500,
     ),
     # Trained by this repository's own pipeline, so what is quantized from it may be shipped, too.
     "EDSR-32x5-shipped": Network(_edsr(32, 5, DIV2K_MEAN), "EDSR_x2_f32b5.pth", 37.40, 32.99, shipped=True),
@@ -199,7 +224,13 @@ RECIPES = {
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
-DISTILLING = {4: "distilled", 2: "distilled, lr 1e-3", 3: "distilled, lr 1e-3", 8: "distilled, lr 1e-4"}
+# Of whole runs, by bits: larger steps where a grid is coarse.
+BEST = {
+    4: "recommended, distilled",
+    2: "recommended, distilled, lr 1e-3",
+    3: "recommended, distilled, lr 1e-3",
+    8: "recommended, distilled, lr 1e-4",
+}
 
 
 @dataclass(frozen=True)
@@ -253,8 +284,8 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits)
     for bits, lr in LEARNING_RATES.items():
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
-    for bits, recipe in DISTILLING.items():
-        yield Cell("ddtb", bits, recipe=f"recommended, {recipe}")
+    for bits, recipe in BEST.items():
+        yield Cell("ddtb", bits, recipe=recipe)
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in ("recommended", *OF_8_BITS):
@@ -267,16 +298,16 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ptq", bits, recipe=recipe)
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
-    yield Cell("ddtb", 3, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
-    for bits in (2, 4, 3):
-        yield Cell("pams", bits)
+    yield Cell("ddtb", 3, recipe=BEST[3], network="EDSR-32x5-shipped")
+    yield Cell("pams", 2)
     yield Cell("pams", 8, recipe="recommended, lr 2e-5")
-    for bits in (4, 2):
-        for wiring, recipe in (("official", "official"), ("paper", "recommended")):
-            iterations = NETWORKS["SRResNet-64x8"].iterations
-            yield Cell("ddtb", bits, wiring, recipe, network="SRResNet-64x8", iterations=iterations)
     for bits in (2, 4, 8, 3):
         yield Cell("pams", bits, "official", "official")
+    for network in ("SRResNet-64x8", "RDN-10x3"):
+        for bits in (4, 2):
+            for wiring, recipe in (("official", "official"), ("paper", BEST[bits])):
+                iterations = NETWORKS[network].iterations
+                yield Cell("ddtb", bits, wiring, recipe, network=network, iterations=iterations)
     for bits in (4, 2):
         for method in ("pams", "ddtb"):
             yield Cell(method, bits, "official", "no-skt")
@@ -285,13 +316,12 @@ def _queue() -> Iterator[Cell]:
         yield Cell("lsq", bits, recipe="nni")
     for seed in (2, 3):
         for bits in (4, 2):
-            yield Cell("ddtb", bits, seed=seed)
-            yield Cell("pams", bits, seed=seed)
-    for wiring in WIRINGS:
-        for bits in (4, 2, 3, 8):
             for method in ("ddtb", "pams"):
-                yield Cell(method, bits, wiring, "official")
-                yield Cell(method, bits, wiring)
+                yield Cell(method, bits, recipe=BEST[bits], seed=seed)
+    for wiring in ("paper", "deploy"):  # the released code knows its own wiring only
+        for bits in BEST:
+            for method in ("ddtb", "pams"):
+                yield Cell(method, bits, wiring, BEST[bits])
     for bits in (4, 2):
         yield Cell("ddtb", bits, "official", "official", network="EDSR-64x8")
-        yield Cell("ddtb", bits, network="EDSR-64x8")
+        yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-64x8")

@@ -9,15 +9,14 @@ from pathlib import Path
 import nni_quantizers
 import torch
 from cells import NETWORKS, PROTOCOL, RECIPES, Cell, Network
+from float_networks import float_network, float_weights
 from images import Pair, Patches, centres, read_pairs
 from measure import Cost, Upscaler, bicubic, cost, evaluating, network, own_widths, score
 from pipeline import Progress, options, train
 from results import Row
 
-from srq_nni import checkpoint
-from srq_nni.archs.quantized_arch import build_float, insert_quantizers
+from srq_nni.archs.quantized_arch import insert_quantizers
 from srq_nni.compression.options import options_from
-from srq_nni.conversion import convert
 from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup.machine import this_machine
 
@@ -47,7 +46,7 @@ def finish(cell: Cell, data: Path, folder: Path) -> Row:
         return _row(cell, bicubic(described.scale), NO_COST, Progress(), data)
     widths: dict[str, tuple[int, int]] = {}
     if cell.method == "float":
-        model, progress = _float(described, float_weights(described, data, folder)), Progress()
+        model, progress = float_network(described, float_weights(described, data, folder)), Progress()
     elif cell.method == "ptq":
         model, progress = _post_training(cell, described, data, folder), Progress()
         widths = own_widths(model)
@@ -61,26 +60,10 @@ def finish(cell: Cell, data: Path, folder: Path) -> Row:
         return _row(cell, network(model), cost(model, described.scale, widths), progress, data)
 
 
-def float_weights(described: Network, data: Path, folder: Path) -> Path:
-    """Return the file of a network's float weights with BasicSR's keys, converted into ``folder`` if need be."""
-    given = described.weights_in(data)
-    if not described.source:
-        return given
-    done = convert(given, folder / "float.pth", described.source, overwrite=True)
-    assert done.network == described.block
-    return done.path
-
-
-def _float(described: Network, weights: Path) -> torch.nn.Module:
-    model = build_float(described.block)
-    checkpoint.load_weights(model, weights)
-    return model.eval()
-
-
 def _post_training(cell: Cell, described: Network, data: Path, folder: Path) -> torch.nn.Module:
     """Quantize without training, from ``CALIBRATION_BATCHES`` of training patches."""
     block = {"quantizer": "ddtb", "bits": cell.bits, "wiring": cell.wiring, **RECIPES[cell.recipe].quantization}
-    model = insert_quantizers(_float(described, float_weights(described, data, folder)), options_from(block))
+    model = insert_quantizers(float_network(described, float_weights(described, data, folder)), options_from(block))
     patches = Patches(
         training_images(data, described.scale), described.scale, PROTOCOL.patch, described.batch, cell.seed
     )

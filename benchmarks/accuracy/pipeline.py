@@ -18,6 +18,7 @@ from schedule import in_proportion
 
 from srq_nni import checkpoint
 from srq_nni.atomic import atomic_file
+from srq_nni.compression.profiles import apply_profile
 from srq_nni.models.quant_sr_model import QuantSRModel
 
 CHECKPOINT_FREQUENCY = 200  # iterations
@@ -59,6 +60,9 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
     phases = {"calibration_iters": round(share * protocol.calibration_iters)}
     if cell.method == "ddtb":
         phases |= {"static_iters": round(share * protocol.static_iters), "dynamic_ratio": protocol.dynamic_ratio}
+    block = {**phases, **recipe.quantization, **quantization}
+    if network.preset:  # what QuantSRModel would find by the type of network_g
+        block = apply_profile({"feature": network.feature, **block}, network.preset)
     train = {
         "optim_g": {"type": "Adam", "lr": protocol.lr, "betas": [0.9, 0.999], "weight_decay": 0},
         "optim_q": {"lr": protocol.bounds_lr},
@@ -79,7 +83,7 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
         "is_train": True,
         "manual_seed": cell.seed,
         "network_g": dict(network.block),
-        "quantization": {**phases, **recipe.quantization, **quantization},
+        "quantization": block,
         "path": {
             "pretrain_network_g": str(weights),
             "pretrain_network_t": str(weights),

@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         cell: name of the cell.
-        set5_psnr, set14_psnr, set5_ssim, set14_ssim: on Y, with the border of protocol P left out.
+        set5_psnr, set14_psnr, set5_ssim, set14_ssim: on Y, with a border of the network's scale left out.
         val_psnr: the same on shared/data/val, the only set on which anything may be chosen.
         coverage, size, body_kb, bops: see ``measure.Cost``.
         minutes: CPU time of the training.

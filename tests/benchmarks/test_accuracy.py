@@ -18,6 +18,7 @@ FOLDER = REPOSITORY / "benchmarks"
 sys.path[:0] = [str(FOLDER / "accuracy"), str(FOLDER)]
 
 import cells  # noqa: E402
+import float_networks  # noqa: E402
 import images  # noqa: E402
 import measure  # noqa: E402
 import measuring  # noqa: E402
@@ -252,30 +253,38 @@ def test_the_list_shows_what_is_done(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["EDSR-32x5", "SRResNet-64x8"])
+@pytest.mark.parametrize("name", ["EDSR-32x5", "SRResNet-64x8", "RDN-10x3"])
 def test_set5_of_the_float_network_and_of_bicubic(name: str, tmp_path: Path) -> None:
     network = cells.NETWORKS[name]
     scale, folder = network.scale, SHARED / "benchmark/Set5"
     pairs = images.read_pairs(folder / "HR", folder / f"LR_bicubic/X{scale}", scale)
     assert measure.score(measure.bicubic(scale), pairs, scale).psnr == pytest.approx(network.bicubic[0], abs=0.02)
-    model = measuring._float(network, measuring.float_weights(network, SHARED, tmp_path))
+    model = float_networks.float_network(network, float_networks.float_weights(network, SHARED, tmp_path))
     with measure.evaluating(model):
         assert measure.score(measure.network(model), pairs, scale).psnr == pytest.approx(network.set5, abs=2e-3)
 
 
 @needs_shared
 @pytest.mark.parametrize(("wiring", "recipe"), [("official", "official"), ("paper", "recommended")])
-def test_a_cell_of_srresnet_trains(wiring: str, recipe: str, tmp_path: Path) -> None:
-    network = cells.NETWORKS["SRResNet-64x8"]
-    cell = cells.Cell("ddtb", 4, wiring, recipe, network="SRResNet-64x8", iterations=SHORT.iterations)
-    pairs = measuring.validation_images(SHARED, network.scale)[:2]
-    patches = images.Patches(pairs, network.scale, SHORT.patch, SHORT.batch, cell.seed)
-    weights = measuring.float_weights(network, SHARED, tmp_path)
-    opt = pipeline.options(cell, network, weights, tmp_path, SHORT)
-    model, progress = pipeline.train(cell, opt, tmp_path, patches, images.centres(pairs, 4, 16), network.scale)
+@pytest.mark.parametrize(("name", "weights"), [("SRResNet-64x8", 589_824), ("RDN-10x3", 2_453_504)])
+def test_a_cell_of_another_network_trains(name: str, weights: int, wiring: str, recipe: str, tmp_path: Path) -> None:
+    network = cells.NETWORKS[name]
+    cell = cells.Cell("ddtb", 4, wiring, recipe, network=name, iterations=SHORT.iterations)
+    pairs, scale = measuring.validation_images(SHARED, network.scale)[:2], network.scale
+    patches, crops = images.Patches(pairs, scale, SHORT.patch, SHORT.batch, cell.seed), images.centres(pairs, scale, 16)
+    file = float_networks.float_weights(network, SHARED, tmp_path)
+
+    def finish() -> tuple[torch.nn.Module, pipeline.Progress]:
+        opt = pipeline.options(cell, network, file, tmp_path, SHORT)
+        return pipeline.train(cell, opt, tmp_path, patches, crops, scale)
+
+    model, progress = finish()
     assert progress.iteration == SHORT.iterations and progress.curve[-1][1] > 15
-    cost = measure.cost(model, network.scale, measure.own_widths(model.eval()))
-    assert cost.body_kb == 16 * 64 * 64 * 9 / 2 / 1000  # 16 convolutions at half a byte a weight
+    cost = measure.cost(model, scale, measure.own_widths(model.eval()))
+    assert cost.body_kb == weights / 2 / 1000  # half a byte a weight
+    again, resumed = finish()
+    assert resumed.iteration == SHORT.iterations, "a finished run is read, not trained again"
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
 
 
 def test_a_shorter_run_has_the_same_schedule_in_proportion(tmp_path: Path) -> None:
