@@ -175,15 +175,20 @@ def document(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw Set5 PSNR over bits, a line for each contender of seed 1 of the first network."""
+    """Draw Set5 PSNR over bits, a line for each contender of seed 1 of the first network.
+
+    Where a contender has several learning rates at a bit width, the best on the validation set counts.
+    """
     own = [row for row in rows if row.network == rows[0].network and is_whole(row)]
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
-    for name in dict.fromkeys((row.method, row.wiring, row.recipe) for row in in_order(own) if row.bits < 32):
-        points = sorted(
-            (row.bits, row.set5_psnr) for row in own if (row.method, row.wiring, row.recipe) == name and row.seed == 1
-        )
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=" ".join(name))
+    lines: dict[tuple[str, ...], dict[int, Row]] = {}
+    for row in in_order(own):
+        if row.bits < 32 and row.seed == 1:
+            line = lines.setdefault((row.method, row.wiring, row.recipe.partition(", lr ")[0]), {})
+            line[row.bits] = max(line.get(row.bits, row), row, key=lambda row: row.val_psnr)
+    for name, line in lines.items():
+        points = [(bits, line[bits].set5_psnr) for bits in sorted(line)]
+        axes.plot(*zip(*points, strict=True), marker="o", label=" ".join(name))
     for row in own:
         if row.bits == 32:
             style = ":" if row.method == "bicubic" else "--"
