@@ -170,6 +170,7 @@ LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
     "least error": LEAST_ERROR,
+    "least error, PAMS": {"quantizer": "pams", **LEAST_ERROR},
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
     "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
 }
@@ -238,7 +239,7 @@ class Cell:
     """One row of the table.
 
     Attributes:
-        method: ``ddtb``, ``pams``, ``qat`` or ``lsq`` (NNI's), ``ptq`` (DDTB's grid without training), ``float`` or
+        method: ``ddtb``, ``pams``, ``qat`` or ``lsq`` (NNI's), ``ptq`` (a grid without training), ``float`` or
             ``bicubic``.
         bits: of weights and activations; 32 for float.
         wiring: where quantizers sit.
@@ -296,6 +297,8 @@ def _queue() -> Iterator[Cell]:
     for bits in (8, 4, 3, 2):
         for recipe in POST_TRAINING:
             yield Cell("ptq", bits, recipe=recipe)
+    for recipe in ("least error", "least error, PAMS"):
+        yield Cell("ptq", 8, recipe=recipe, network="EDSR-64x8")
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
     yield Cell("ddtb", 3, recipe=BEST[3], network="EDSR-32x5-shipped")
