@@ -225,13 +225,7 @@ RECIPES = {
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
-# Of whole runs, by bits: larger steps where a grid is coarse.
-BEST = {
-    4: "recommended, distilled",
-    2: "recommended, distilled, lr 1e-3",
-    3: "recommended, distilled, lr 1e-3",
-    8: "recommended, distilled, lr 1e-4",
-}
+BEST = {bits: f"recommended, distilled, lr {'1e-4' if bits == 8 else '1e-3'}" for bits in (4, 2, 3, 8)}  # of whole runs
 
 
 @dataclass(frozen=True)
