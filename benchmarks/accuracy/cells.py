@@ -185,7 +185,10 @@ COSINE = {
     "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
     "warmup_iter": 300,
 }
-DISTILLED = "as recommended, and three quarters of the loss against the teacher's output"
+DISTILLED = (
+    "the defaults; three quarters of the loss against the output of the teacher, whose input is turned at random; "
+    "warm-up, cosine"
+)
 RECIPES = {
     "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
     "recommended": Recipe(
@@ -205,11 +208,11 @@ RECIPES = {
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
             "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
-            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, DISTILLED),
+            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{DISTILLED}; lr 5e-4"),
             "distilled, no flips": Recipe(LEAST_ERROR, {**COSINE, **DISTILL, "distill_flips": False}),
             **{
                 f"distilled, lr {lr}": Recipe(
-                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}, lr {lr}"
+                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}; lr {lr}"
                 )
                 for lr in ("1e-3", "1e-4")
             },

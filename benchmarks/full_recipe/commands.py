@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cells import PROTOCOL, RECIPES
+from cells import BEST, PROTOCOL, RECIPES, Recipe
 from published import Setting, settings
 from schedule import in_proportion
 
@@ -56,6 +56,11 @@ class Run:
     recipe: str
 
     @property
+    def settings(self) -> Recipe:
+        """What the recipe sets; the recommended one is that which the short runs chose at this bit width."""
+        return RECIPES[BEST[self.setting.bits] if self.recipe == "recommended" else self.recipe]
+
+    @property
     def name(self) -> str:
         """Name of the experiment."""
         own = self.setting
@@ -72,7 +77,7 @@ class Run:
 
     def quantization(self) -> dict[str, Any]:
         """Return the ``quantization`` block; the official one holds nothing beside its profile that could win."""
-        given = RECIPES[self.recipe].quantization
+        given = self.settings.quantization
         if "profile" in given:
             return {"quantizer": self.setting.method.lower(), "bits": self.setting.bits, **given}
         return {**_block_of(self.file("train")), **given, "bits": self.setting.bits, "wiring": WIRINGS[self.recipe]}
@@ -92,7 +97,7 @@ class Run:
         if gpus > 1:
             words = ["torchrun", f"--nproc_per_node={gpus}", "-m", "srq_nni.cli.train", "-opt", words[-1]]
             words += ["--launcher", "pytorch"]
-        train = RECIPES[self.recipe].train
+        train = self.settings.train
         if train:
             train = in_proportion(train, iterations() / PROTOCOL.iterations)
         changes = {

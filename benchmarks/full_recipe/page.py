@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from cells import PROTOCOL, RECIPES
+from cells import PROTOCOL
 from commands import REPOSITORY, WIRINGS, Run, arithmetic, iterations, runs
 from published import COVERAGE, NETWORKS, SETS, Setting
 from scores import Measured
@@ -50,14 +50,14 @@ def _length() -> Iterator[str]:
     yield (
         f"\n`recommended` was made on a small EDSR in {PROTOCOL.iterations:,} iterations ([accuracy.md](accuracy.md)); "
         f"here its warm-up and decay are {share:.0f} times as long, and its phases those of the papers. It has not run "
-        "at this length, nor on RDN and SRResNet.\n"
+        "at this length.\n"
     )
 
 
 def _commands() -> Iterator[str]:
     yield "## The commands of one row\n"
     for run in runs(EXAMPLE):
-        yield f"{run.setting}, `{run.recipe}` ({RECIPES[run.recipe].note}), {EXAMPLE_GPUS} GPUs:\n"
+        yield f"{run.setting}, `{run.recipe}` ({run.settings.note}), {EXAMPLE_GPUS} GPUs:\n"
         yield "<!-- not run: takes days and several GPUs -->\n"
         commands = [_wrapped(run.training(EXAMPLE_GPUS)), _wrapped(run.testing())]
         yield "\n".join(["```bash", *commands, "```\n"])
