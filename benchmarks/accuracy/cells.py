@@ -226,6 +226,7 @@ RECIPES = {
     ),
 }
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
+OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
 BEST = {bits: f"recommended, distilled, lr {'1e-4' if bits == 8 else '1e-3'}" for bits in (4, 2, 3, 8)}  # of whole runs
@@ -286,6 +287,8 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=recipe)
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
+    for recipe in OF_4_BITS:
+        yield Cell("ddtb", 4, recipe=recipe, iterations=ABLATION)
     for recipe in ("recommended", *OF_8_BITS):
         yield Cell("ddtb", 8, recipe=recipe, iterations=ABLATION)
     for bits in (2, 4):
