@@ -186,6 +186,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         if row.bits < 32 and row.seed == 1:
             line = lines.setdefault((row.method, row.wiring, row.recipe.partition(", lr ")[0]), {})
             line[row.bits] = max(line.get(row.bits, row), row, key=lambda row: row.val_psnr)
+    axes.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)  # more contenders than the usual ten colours
     for name, line in lines.items():
         points = [(bits, line[bits].set5_psnr) for bits in sorted(line)]
         axes.plot(*zip(*points, strict=True), marker="o", label=" ".join(name))
