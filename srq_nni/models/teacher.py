@@ -19,8 +19,8 @@ class TeacherLosses:
     """Runs the teacher once a step, up to the feature if nobody reads its output.
 
     With ``train: distill_flips`` it sees its input in an orientation drawn for the step, and what it gives is turned
-    back. No network treats all orientations quite alike; over the steps the student learns their mean, which is nearer
-    to the truth than any of them (self-ensemble of EDSR, arXiv 1707.02921).
+    back. No network treats all orientations quite alike; over the steps the student is drawn to the middle of them,
+    with an L2 loss to their mean, which is EDSR's self-ensemble (arXiv 1707.02921).
 
     Args:
         student: network that trains.
