@@ -214,7 +214,7 @@ RECIPES = {
                 f"distilled, lr {lr}": Recipe(
                     LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}; lr {lr}"
                 )
-                for lr in ("1e-3", "1e-4")
+                for lr in ("2e-3", "1e-3", "1e-4")
             },
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
@@ -285,6 +285,8 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
     for bits, recipe in BEST.items():
         yield Cell("ddtb", bits, recipe=recipe)
+    for bits in (2, 3):
+        yield Cell("ddtb", bits, recipe="recommended, distilled, lr 2e-3")
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in OF_4_BITS:
