@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,22 @@ import yaml
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
+from srq_nni.compression.bounds import bounds_rate
 from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS
 from srq_nni.models.options import read_options
 from srq_nni.quantization.layers import quantized_convolutions
 
-FOLDER = Path(__file__).parents[2] / "basicsr_configs"
+REPOSITORY = Path(__file__).parents[2]
+sys.path[:0] = [str(REPOSITORY / "benchmarks/accuracy"), str(REPOSITORY / "benchmarks")]
+
+import cells  # noqa: E402
+import pipeline  # noqa: E402
+
+FOLDER = REPOSITORY / "basicsr_configs"
 CONFIGS = sorted(FOLDER.rglob("*.yml"))
-TRAINING = [path for path in CONFIGS if path.stem.startswith("train_") and not path.stem.endswith("_demo")]
+RECOMMENDED = FOLDER / "train" / "train_DDTB_EDSR_x2_recommended.yml"
+TRAINING = [p for p in CONFIGS if p.stem.startswith("train_") and not p.stem.endswith(("_demo", "_recommended"))]
 TESTS = [path for path in CONFIGS if path.stem.startswith("test_")]
 NETWORKS = {"EDSR_M": (2, 3, 4), "RDN_B": (2, 3, 4), "SRResNet_": (2, 4)}
 RECIPES = {f"{method}_{arch}x{s}" for method in ("PAMS", "DDTB") for arch, scales in NETWORKS.items() for s in scales}
@@ -56,7 +65,7 @@ def stem(path: Path) -> str:
 
 def test_there_is_a_file_for_each_method_network_and_scale() -> None:
     assert {path.stem.removeprefix("train_") for path in TRAINING} == RECIPES
-    assert {path.stem.removeprefix("test_") for path in TESTS} == RECIPES
+    assert {path.stem.removeprefix("test_") for path in TESTS} == RECIPES | {RECOMMENDED.stem.removeprefix("train_")}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=stem)
@@ -100,6 +109,24 @@ def test_the_recipe_is_the_published_one(path: Path) -> None:
     assert options["path"]["strict_load_g"] is True
 
 
+def test_the_recommended_file_is_the_recipe_that_was_measured() -> None:
+    """The YAML that users copy trains as the cell of the accuracy table does."""
+    options = read_options(RECOMMENDED)
+    cell = cells.Cell("ddtb", options["quantization"]["bits"], recipe=cells.BEST[options["quantization"]["bits"]])
+    measured = pipeline.options(cell, cells.NETWORKS["EDSR-32x5"], Path("weights.pth"), Path("folder"))
+    defaults = {"calibration": "mse", "weight_range": "mse"}
+    assert options["quantization"] | defaults == measured["quantization"]
+    train, expected = options["train"], measured["train"]
+    assert train["skt_opt"].pop("loss_weight") == pytest.approx(expected["skt_opt"].pop("loss_weight"), abs=2e-3)
+    assert bounds_rate() == (expected.pop("optim_q")["relative_lr"], True), "the default"
+    assert train == {**expected, "ema_decay": 0}
+    protocol = cells.PROTOCOL
+    data = options["datasets"]["train"]
+    assert (data["batch_size_per_gpu"], data["gt_size"]) == (protocol.batch, protocol.patch * options["scale"])
+    assert (data["use_hflip"], data["use_rot"]) == (True, True)
+    assert list(options) == TRAINING_ORDER
+
+
 @pytest.mark.parametrize("path", TESTS, ids=stem)
 def test_the_test_file_belongs_to_its_training(path: Path) -> None:
     tested = read_options(path)
@@ -125,7 +152,7 @@ def test_bits_stand_in_one_place(path: Path) -> None:
     assert all(len(line) <= 120 for line in path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("path", TRAINING + TESTS, ids=stem)
+@pytest.mark.parametrize("path", [*TRAINING, RECOMMENDED, *TESTS], ids=stem)
 def test_a_plain_yaml_reader_agrees(path: Path) -> None:
     """BasicSR's own loader is PyYAML: no number may come out as a text."""
 
