@@ -229,7 +229,8 @@ LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other s
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
-BEST = {bits: f"recommended, distilled, lr {'1e-4' if bits == 8 else '1e-3'}" for bits in (4, 2, 3, 8)}  # of whole runs
+BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "1e-3", 8: "1e-4"}  # of whole runs
+BEST = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
 
 
 @dataclass(frozen=True)
@@ -285,8 +286,9 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
     for bits, recipe in BEST.items():
         yield Cell("ddtb", bits, recipe=recipe)
-    for bits in (2, 3):
-        yield Cell("ddtb", bits, recipe="recommended, distilled, lr 2e-3")
+    for bits, lr in ((2, "1e-3"), (3, "2e-3")):
+        yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
+    yield Cell("ddtb", 4, recipe="recommended, lr 1e-3")
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in OF_4_BITS:
@@ -303,7 +305,8 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ptq", 8, recipe=recipe, network="EDSR-64x8")
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
-    yield Cell("ddtb", 3, recipe=BEST[3], network="EDSR-32x5-shipped")
+    for bits in (3, 2, 4):
+        yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
     yield Cell("pams", 2)
     yield Cell("pams", 8, recipe="recommended, lr 2e-5")
     for bits in (2, 4, 8, 3):

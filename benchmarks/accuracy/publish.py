@@ -8,7 +8,7 @@ Each network is loaded again from its packed file and must give the PSNR of its 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -89,12 +89,19 @@ def publish(cell: Cell, row: Row, float_row: Row, data: Path, work: Path, folder
     return path
 
 
+def chosen(rows: Mapping[str, Row]) -> list[Cell]:
+    """Return the finished cells to ship: of those with the same name the one that is best on val."""
+    ready = [cell for cell in queue() if NETWORKS[cell.network].shipped and cell.bits < 32 and cell.name in rows]
+    by_score = sorted(ready, key=lambda cell: rows[cell.name].val_psnr)
+    return list({name_of(cell): cell for cell in by_score}.values())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = described_parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "weights", help="folder of the packed networks")
     args = parser.parse_args(argv)
     rows = read_rows(args.table)
-    ready = [cell for cell in queue() if NETWORKS[cell.network].shipped and cell.bits < 32 and cell.name in rows]
+    ready = chosen(rows)
     if not ready:
         parser.error(f"--table: '{args.table}' has no quantized network of shipped float weights; run run.py first")
     for cell in ready:

@@ -218,6 +218,19 @@ def test_a_shipped_network_is_packed_with_its_card(
     assert not file.exists()
 
 
+def test_of_two_runs_for_one_file_that_which_is_best_on_val_is_shipped() -> None:
+    shipped = [
+        cells.Cell("ddtb", 2, recipe=name, network="EDSR-32x5-shipped")
+        for name in ("recommended, lr 1e-3", cells.BEST[2])
+    ]
+    other = cells.Cell("ddtb", 2, recipe=cells.BEST[2])
+    rows = {
+        cell.name: row(cell=cell.name, val_psnr=psnr)
+        for cell, psnr in zip([*shipped, other], (34.5, 34.4, 35.0), strict=True)
+    }
+    assert publish.chosen(rows) == shipped[:1]
+
+
 def test_the_queue_has_no_cell_twice_and_every_recipe() -> None:
     names = [cell.name for cell in cells.queue()]
     assert len(names) == len(set(names))
