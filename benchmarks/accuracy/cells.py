@@ -1,4 +1,4 @@
-"""What is measured: networks, recipes, and the queue of cells in the order of what they tell.
+"""What is measured: networks, and the queue of cells in the order of what they tell.
 
 A cell is one finished network: a contender at one bit width with one seed. Protocol P is the same for all of them; a
 cell that departs from it says so in its recipe.
@@ -7,9 +7,11 @@ cell that departs from it says so in its recipe.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from recipes import BEST, POST_TRAINING, RECIPES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -144,93 +146,10 @@ NETWORKS = {
 
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a contender is trained.
-
-    Attributes:
-        quantization: keys of the ``quantization`` block beside quantizer, bits and wiring.
-        train: keys of the ``train`` block that replace those of protocol P.
-        note: what departs from protocol P, in words.
-    """
-
-    quantization: Mapping[str, Any] = field(default_factory=dict)
-    train: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
-
-
-def adam(lr: float) -> dict[str, Any]:
-    """Return ``train: optim_g``."""
-    return {"type": "Adam", "lr": lr, "betas": [0.9, 0.999], "weight_decay": 0}
-
-
-LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
-POST_TRAINING = {
-    "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
-    "least error": LEAST_ERROR,
-    "least error, PAMS": {"quantizer": "pams", **LEAST_ERROR},
-    "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
-    "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
-}
-# A quarter of the L1 loss against the truth, three against the teacher.
-DISTILL = {
-    "pixel_opt": {"type": "L1Loss", "loss_weight": 0.25, "reduction": "mean"},
-    "distill_opt": {"type": "L1Loss", "loss_weight": 0.75, "reduction": "mean"},
-}
-COSINE = {
-    "optim_g": adam(5e-4),
-    "optim_q": {"relative_lr": 2e-3},
-    "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
-    "warmup_iter": 300,
-}
-DISTILLED = (
-    "the defaults; three quarters of the loss against the output of the teacher, whose input is turned at random; "
-    "warm-up, cosine"
-)
-RECIPES = {
-    "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
-    "recommended": Recipe(
-        LEAST_ERROR,
-        COSINE,
-        "the defaults: bounds and weights of least squared error, relative steps of bounds; lr 5e-4, warm-up, cosine",
-    ),
-    **{
-        f"recommended, {name}": recipe
-        for name, recipe in {
-            "bounds from the percentile": Recipe(POST_TRAINING["least error, bounds from the percentile"], COSINE),
-            "weights from the percentile": Recipe(POST_TRAINING["least error, weights from the percentile"], COSINE),
-            "bounds lr 1e-2": Recipe(LEAST_ERROR, {**COSINE, "optim_q": {"lr": 1e-2}}),
-            "lr of protocol P": Recipe(LEAST_ERROR, {"optim_q": {"relative_lr": 2e-3}}),
-            "lr 2e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-3)}),
-            "lr 1e-3": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-3)}, "as recommended, with lr 1e-3"),
-            "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
-            "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
-            "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
-            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{DISTILLED}; lr 5e-4"),
-            "distilled, no flips": Recipe(LEAST_ERROR, {**COSINE, **DISTILL, "distill_flips": False}),
-            **{
-                f"distilled, lr {lr}": Recipe(
-                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}; lr {lr}"
-                )
-                for lr in ("2e-3", "1e-3", "1e-4")
-            },
-            "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
-            "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
-        }.items()
-    },
-    **{name: Recipe(quantization) for name, quantization in POST_TRAINING.items()},
-    "no-skt": Recipe(
-        {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
-    ),
-}
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
-BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "1e-3", 8: "1e-4"}  # of whole runs
-BEST = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
 
 
 @dataclass(frozen=True)

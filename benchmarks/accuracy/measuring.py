@@ -8,11 +8,12 @@ from pathlib import Path
 
 import nni_quantizers
 import torch
-from cells import NETWORKS, PROTOCOL, RECIPES, Cell, Network
+from cells import NETWORKS, PROTOCOL, Cell, Network
 from float_networks import float_network, float_weights
 from images import Pair, Patches, centres, read_pairs
 from measure import Cost, Upscaler, bicubic, cost, evaluating, network, own_widths, score
 from pipeline import Progress, options, train
+from recipes import RECIPES
 from results import Row
 
 from srq_nni.archs.quantized_arch import insert_quantizers

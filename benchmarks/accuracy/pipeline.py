@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import PROTOCOL, RECIPES, Cell, Network, Protocol
+from cells import PROTOCOL, Cell, Network, Protocol
 from images import Batch, Patches
 from measure import quick_psnr
+from recipes import RECIPES
 from schedule import in_proportion
 
 from srq_nni import checkpoint

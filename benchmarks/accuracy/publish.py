@@ -14,9 +14,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from cells import GREY, NETWORKS, PROTOCOL, RECIPES, REPOSITORY, Cell, queue  # noqa: E402
+from cells import GREY, NETWORKS, PROTOCOL, REPOSITORY, Cell, queue  # noqa: E402
 from images import read_pairs  # noqa: E402
 from measure import evaluating, network, score  # noqa: E402
+from recipes import RECIPES  # noqa: E402
 from results import Row, read_rows  # noqa: E402
 from run import described_parser  # noqa: E402
 

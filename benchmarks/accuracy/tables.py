@@ -21,8 +21,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
-from cells import NETWORKS, PROTOCOL, RECIPES, Cell, Network, queue  # noqa: E402
+from cells import NETWORKS, PROTOCOL, Cell, Network, queue  # noqa: E402
 from matplotlib import pyplot  # noqa: E402
+from recipes import RECIPES  # noqa: E402
 from results import CSV, Row, add_row, read_rows  # noqa: E402
 
 from srq_nni.atomic import atomic_file  # noqa: E402

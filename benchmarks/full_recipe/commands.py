@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cells import BEST, PROTOCOL, RECIPES, Recipe
+from cells import PROTOCOL
 from published import Setting, settings
+from recipes import BEST, RECIPES, Recipe
 from schedule import in_proportion
 
 from srq_nni.errors import OptionError, did_you_mean, listing
@@ -49,7 +50,7 @@ class Run:
 
     Attributes:
         setting: the row of the papers.
-        recipe: ``official``, as the released code, or ``recommended``, ours (both in benchmarks/accuracy/cells.py).
+        recipe: ``official``, as the released code, or ``recommended``, ours (both in benchmarks/accuracy/recipes.py).
     """
 
     setting: Setting

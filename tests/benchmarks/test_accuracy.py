@@ -25,6 +25,7 @@ import measuring  # noqa: E402
 import nni_quantizers  # noqa: E402
 import pipeline  # noqa: E402
 import publish  # noqa: E402
+import recipes  # noqa: E402
 import results  # noqa: E402
 import run  # noqa: E402
 import tables  # noqa: E402
@@ -221,9 +222,9 @@ def test_a_shipped_network_is_packed_with_its_card(
 def test_of_two_runs_for_one_file_that_which_is_best_on_val_is_shipped() -> None:
     shipped = [
         cells.Cell("ddtb", 2, recipe=name, network="EDSR-32x5-shipped")
-        for name in ("recommended, lr 1e-3", cells.BEST[2])
+        for name in ("recommended, lr 1e-3", recipes.BEST[2])
     ]
-    other = cells.Cell("ddtb", 2, recipe=cells.BEST[2])
+    other = cells.Cell("ddtb", 2, recipe=recipes.BEST[2])
     rows = {
         cell.name: row(cell=cell.name, val_psnr=psnr)
         for cell, psnr in zip([*shipped, other], (34.5, 34.4, 35.0), strict=True)
@@ -235,7 +236,7 @@ def test_the_queue_has_no_cell_twice_and_every_recipe() -> None:
     names = [cell.name for cell in cells.queue()]
     assert len(names) == len(set(names))
     for cell in cells.queue():
-        assert cell.recipe in cells.RECIPES or cell.method in (*nni_quantizers.QUANTIZERS, "float", "bicubic")
+        assert cell.recipe in recipes.RECIPES or cell.method in (*nni_quantizers.QUANTIZERS, "float", "bicubic")
 
 
 @pytest.mark.parametrize(

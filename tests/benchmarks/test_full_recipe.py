@@ -25,12 +25,12 @@ FOLDER = REPOSITORY / "benchmarks"
 PHOTOS = REPOSITORY / "data" / "photos"
 sys.path[:0] = [str(FOLDER / "full_recipe"), str(FOLDER / "accuracy"), str(FOLDER)]
 
-import cells  # noqa: E402
 import commands  # noqa: E402
 import dry_run  # noqa: E402
 import page  # noqa: E402
 import published  # noqa: E402
 import recipe  # noqa: E402
+import recipes  # noqa: E402
 import scores  # noqa: E402
 
 RUNS = commands.runs()
@@ -97,7 +97,7 @@ def test_the_commands_say_what_the_row_says(run: commands.Run) -> None:
             assert resolved["static_iters"] == 4000 and resolved["gate_statistics"] == "official"
             assert (resolved["observed_weights"] == "quantized") is (setting.network == "RDN")
     else:
-        assert train["optim_q"] == cells.COSINE["optim_q"]
+        assert train["optim_q"] == recipes.COSINE["optim_q"]
         assert (scheduler["periods"], train["warmup_iter"]) == ([60_000], 6000)
         assert trained["quantization"]["calibration"] == trained["quantization"]["weight_range"] == "mse"
         assert trained["quantization"]["calibration_iters"] == 1000

@@ -24,6 +24,7 @@ sys.path[:0] = [str(REPOSITORY / "benchmarks/accuracy"), str(REPOSITORY / "bench
 
 import cells  # noqa: E402
 import pipeline  # noqa: E402
+import recipes  # noqa: E402
 
 FOLDER = REPOSITORY / "basicsr_configs"
 CONFIGS = sorted(FOLDER.rglob("*.yml"))
@@ -112,7 +113,7 @@ def test_the_recipe_is_the_published_one(path: Path) -> None:
 def test_the_recommended_file_is_the_recipe_that_was_measured() -> None:
     """The YAML that users copy trains as the cell of the accuracy table does."""
     options = read_options(RECOMMENDED)
-    cell = cells.Cell("ddtb", options["quantization"]["bits"], recipe=cells.BEST[options["quantization"]["bits"]])
+    cell = cells.Cell("ddtb", options["quantization"]["bits"], recipe=recipes.BEST[options["quantization"]["bits"]])
     measured = pipeline.options(cell, cells.NETWORKS["EDSR-32x5"], Path("weights.pth"), Path("folder"))
     defaults = {"calibration": "mse", "weight_range": "mse"}
     assert options["quantization"] | defaults == measured["quantization"]
