@@ -128,6 +128,25 @@ def ablation(rows: Iterable[Row]) -> list[str]:
     return parts
 
 
+def spread(rows: Iterable[Row]) -> list[str]:
+    """Return the section on contenders that ran with several seeds: mean and range of what they score."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in in_order(rows):
+        groups.setdefault((row.network, row.method, row.wiring, row.recipe, row.bits), []).append(row)
+    several = [group for group in groups.values() if len({row.seed for row in group}) > 1]
+    if not several:
+        return []
+    lines = ["| network | contender | wiring | recipe | bits | seeds | Set5 | Set14 | val |", "|---" * 9 + "|"]
+    for group in several:
+        first = group[0]
+        seeds = ", ".join(str(seed) for seed in sorted(row.seed for row in group))
+        columns = zip(*((row.set5_psnr, row.set14_psnr, row.val_psnr) for row in group), strict=True)
+        scores = [f"{sum(column) / len(column):.3f} ({min(column):.3f} to {max(column):.3f})" for column in columns]
+        what = [first.network, first.method, first.wiring, first.recipe, str(first.bits), seeds]
+        lines.append("| " + " | ".join([*what, *scores]) + " |")
+    return ["## Several seeds", "Mean (smallest to largest) Y-PSNR in dB.", "\n".join(lines)]
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Return rows in the order of the queue; cells that the queue no longer has come last."""
     places = {cell.name: place for place, cell in enumerate(queue())}
@@ -165,6 +184,7 @@ def document(rows: Sequence[Row]) -> str:
         parts += [f"## {network} x{NETWORKS[network].scale}{budget(NETWORKS[network])}", table(own)]
         if sentences := halves(own):
             parts.append("\n".join(sentences))
+    parts += spread(whole)
     parts += ablation(row for row in rows if row not in whole)
     parts.append("Measured: " + "; ".join(origins) + ".")
     if waiting:

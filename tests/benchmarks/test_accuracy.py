@@ -190,6 +190,18 @@ def test_shorter_runs_have_a_section_of_their_own() -> None:
     assert page.count("| ddtb |") == 1, "the table of whole runs has the whole run alone"
 
 
+def test_several_seeds_have_their_mean_and_range() -> None:
+    base = {"network": "EDSR-32x5", "method": "ddtb", "bits": 2, "wiring": "paper", "iterations": 3000}
+    rows = [
+        row(cell=f"{recipe}{seed}", recipe=recipe, seed=seed, set5_psnr=psnr, set14_psnr=32.0, val_psnr=34.0, **base)
+        for recipe, seed, psnr in (("official", 1, 34.0), ("recommended", 2, 36.5), ("recommended", 1, 36.25))
+    ]
+    page = tables.document(rows)
+    assert "| recommended | 2 | 1, 2 | 36.375 (36.250 to 36.500) | 32.000 (32.000 to 32.000) |" in page
+    assert page.count("| EDSR-32x5 | ddtb |") == 1, "one seed has no spread"
+    assert "## Several seeds" not in tables.document(rows[:2])
+
+
 def test_a_shipped_network_is_packed_with_its_card(
     tmp_path: Path, pairs: list[images.Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
