@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import torch  # noqa: E402
 from cells import GREY, NETWORKS, PROTOCOL, REPOSITORY, Cell, queue  # noqa: E402
 from images import read_pairs  # noqa: E402
 from measure import evaluating, network, score  # noqa: E402
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = described_parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "weights", help="folder of the packed networks")
     args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # as the cells trained: which of two equally near codes a weight gets depends on it
     rows = read_rows(args.table)
     ready = chosen(rows)
     if not ready:
