@@ -14,6 +14,7 @@ from basicsr.utils.matlab_functions import imresize
 import srq_nni
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
+from srq_nni.speedup import explain_difference
 from tests.sr_data import REPOSITORY
 
 WEIGHTS = REPOSITORY / "weights"
@@ -70,16 +71,17 @@ def test_a_shipped_network_enlarges_photographs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_network_runs_as_integers(path: Path, tmp_path: Path) -> None:
-    low, _ = crops()[0]
-    image = torch.from_numpy(low[:48, :64].transpose(2, 0, 1).copy()).float()[None]
+    """The photographs come as they are: where a value lies at a tie, that must be all that differs."""
     model = srq_nni.load(path)
     report = srq_nni.export_onnx(model, tmp_path / "model.onnx", engine="openvino")
     assert report.certificate.coverage == pytest.approx(0.646, abs=2e-3)
-    engine = srq_nni.ModelSpeedupOpenVINO(tmp_path / "model.onnx", input_shape=(1, 3, 48, 64))
-    engine.compress()
-    with torch.no_grad():
-        expected = srq_nni.integer_simulator(model)(image)
-    assert 255 * float((engine.inference(image)[0] - expected).abs().max()) < 0.01
+    kinds = []
+    for low, _ in crops():
+        image = torch.from_numpy(low[:48, :64].transpose(2, 0, 1).copy()).float()[None]
+        found = explain_difference(model, image, "openvino")
+        assert found.remaining < 0.01, str(found)
+        kinds.append(found.kind)
+    assert set(kinds) <= {"exact", "tie"} and "exact" in kinds
 
 
 def test_there_are_some() -> None:
