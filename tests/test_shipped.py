@@ -15,6 +15,7 @@ import srq_nni
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
 from srq_nni.speedup import explain_difference
+from tests.speedup.networks import difference, photo_away_from_ties
 from tests.sr_data import REPOSITORY
 
 WEIGHTS = REPOSITORY / "weights"
@@ -71,17 +72,25 @@ def test_a_shipped_network_enlarges_photographs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_network_runs_as_integers(path: Path, tmp_path: Path) -> None:
-    """The photographs come as they are: where a value lies at a tie, that must be all that differs."""
     model = srq_nni.load(path)
+    simulator = srq_nni.integer_simulator(model)
+    image = photo_away_from_ties(simulator, 48)
     report = srq_nni.export_onnx(model, tmp_path / "model.onnx", engine="openvino")
     assert report.certificate.coverage == pytest.approx(0.646, abs=2e-3)
-    kinds = []
+    engine = srq_nni.ModelSpeedupOpenVINO(tmp_path / "model.onnx", input_shape=(1, 3, 48, 48))
+    engine.compress()
+    with torch.no_grad():
+        expected = simulator(image)
+    assert difference(engine.inference(image)[0], expected).max() < 0.01
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_on_photographs_as_they_come_nothing_but_ties_differs(path: Path) -> None:
+    model = srq_nni.load(path)
     for low, _ in crops():
         image = torch.from_numpy(low[:48, :64].transpose(2, 0, 1).copy()).float()[None]
         found = explain_difference(model, image, "openvino")
-        assert found.remaining < 0.01, str(found)
-        kinds.append(found.kind)
-    assert set(kinds) <= {"exact", "tie"} and "exact" in kinds
+        assert found.kind in ("exact", "tie") and found.remaining < 0.01, str(found)
 
 
 def test_there_are_some() -> None:
