@@ -146,7 +146,7 @@ NETWORKS = {
 
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
-LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5"}  # of whole runs with other steps than "recommended"
+LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
@@ -207,7 +207,6 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=recipe)
     for bits, lr in ((2, "1e-3"), (3, "2e-3")):
         yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
-    yield Cell("ddtb", 4, recipe="recommended, lr 1e-3")
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in OF_4_BITS:

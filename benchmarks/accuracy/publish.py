@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = described_parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "weights", help="folder of the packed networks")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # as the cells trained: which of two equally near codes a weight gets depends on it
+    torch.set_num_threads(1)  # as the cells trained; with two threads the packed bytes are others
     rows = read_rows(args.table)
     ready = chosen(rows)
     if not ready:

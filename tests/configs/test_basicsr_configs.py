@@ -18,8 +18,8 @@ from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS
 from srq_nni.models.options import read_options
 from srq_nni.quantization.layers import quantized_convolutions
+from tests.sr_data import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 sys.path[:0] = [str(REPOSITORY / "benchmarks/accuracy"), str(REPOSITORY / "benchmarks")]
 
 import cells  # noqa: E402
