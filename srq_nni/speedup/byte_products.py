@@ -6,8 +6,9 @@ of products leaves int16, whatever the weights: that is why codes of up to 7 bit
 exact if no two neighbouring weights are too large together, which those of trained layers mostly are not.
 
 ONNX Runtime multiplies uint8 by int8 so, unless the session option ``session.x64quantprecision`` is 1, which changes
-weights to uint8 on such CPUs alone. In OpenVINO oneDNN does the same for uint8 inputs; for int8 inputs it adds 128 to
-them and multiplies the weights by 0.5, rounding half to even, so odd weight codes lose their last bit.
+weights to uint8 on such CPUs, and on those with AVX-VNNI, which then do not use it. In OpenVINO oneDNN does the same
+for uint8 inputs; for int8 inputs it adds 128 to them and multiplies the weights by 0.5, rounding half to even, so odd
+weight codes lose their last bit.
 """
 
 from __future__ import annotations

@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from srq_nni.speedup.byte_products import inexact_without_vnni
+from srq_nni.speedup.byte_products import has_vnni, inexact_without_vnni
 from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.lint_rules import QUANTIZED_NODES
 
 FLOAT_NODES = ("Conv", "FusedConv")
-PRECISION = ("session.x64quantprecision", "1")  # without effect on CPUs with VNNI
+# With AVX-VNNI it would still change the weights to uint8, for which ONNX Runtime 1.31 has no such kernels.
+PRECISION = ("session.x64quantprecision", "1")
 FLOAT_NOTE = (
     "ONNX Runtime runs a convolution in integers only if its output is quantized too; this file has float convolutions "
     "over dequantized integers. Use wiring 'deploy', or OpenVINO for INT8 speed."
@@ -45,7 +46,7 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
 
     def _build(self, content: bytes) -> bytes:
         proto = import_or_explain("onnx", "onnxruntime").load_model_from_string(content)
-        self._needs_precision = bool(inexact_without_vnni(proto, get_rules(self.engine)))
+        self._needs_precision = has_vnni() is not True and bool(inexact_without_vnni(proto, get_rules(self.engine)))
         self._session = self._open(content)
         return content
 

@@ -126,6 +126,22 @@ def test_8_bits_on_signed_inputs_are_listed(engine: str, tmp_path: Path) -> None
     assert torch.equal(output, expected) is has_vnni()
 
 
+@pytest.mark.parametrize(("vnni", "asked"), [(True, False), (False, True), (None, True)])
+def test_onnxruntime_is_asked_to_avoid_what_saturates_on_this_cpu(
+    vnni: bool | None, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AVX-VNNI the option would cost the VNNI kernels."""
+    monkeypatch.setattr("srq_nni.speedup.onnxruntime.has_vnni", lambda: vnni)
+    network = extreme("pams", 8, 8, signed=True)
+    speedup, _ = run("onnxruntime", network, images(network, 8), tmp_path)
+    options = speedup._session.get_session_options()
+    if asked:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="x64quantprecision"):
+            options.get_session_config_entry("session.x64quantprecision")
+
+
 def test_a_layer_that_runs_twice_at_8_bits(tmp_path: Path) -> None:
     """ONNX Runtime refuses a shared weight with the option that keeps it from saturating."""
     network = nn.Sequential(*extreme("pams", 8, 8, signed=True))

@@ -1,0 +1,306 @@
+/* Programs believe that this x86-64 CPU has AVX-VNNI, and compute with it, if they run with this library preloaded.
+ *
+ * It takes a CPU with AVX2. VPDPBUSD, VPDPBUSDS, VPDPWSSD and VPDPWSSDS with a VEX prefix, the form of CPUs without
+ * AVX-512, are unknown to it and raise SIGILL. The handler decodes the instruction (Intel SDM, volume 2, chapters 2.1 to
+ * 2.3), and puts a jump in its place that leads to a function with the same effect on all registers, so each place in the
+ * code traps once. CPUID cannot be made to trap: programs have the reserved opcode 0F 0A instead, which is as long
+ * (avx_vnni.py writes such copies), and get the answer from here. A program that asks Linux reads another /proc/cpuinfo.
+ *
+ * AVX_VNNI_CPUINFO: the file that opens instead of /proc/cpuinfo.
+ * AVX_VNNI_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers of CPUID".
+ *
+ * Threads may run the same code for the first time at once: while a jump is written, its place holds the opcode 06, which
+ * 64-bit code does not have, and who meets that tries again.
+ */
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+enum { LANES = 8, NONE = -1, RSP = 4 };
+enum { BUSD, BUSDS, WSSD, WSSDS, OPCODES };
+enum { POOL_SIZE = 1 << 16, RED_ZONE = 128 };
+enum { BUSY = 0x06, JUMP = 0xe9, VEX3 = 0xc4 };
+
+typedef union {
+    uint8_t u8[4 * LANES];
+    int8_t s8[4 * LANES];
+    int16_t s16[2 * LANES];
+    int32_t s32[LANES];
+} vector;
+
+/* An instruction: sums, left and right are vector registers; without a right one it reads from memory at
+ * base + (index << shift) + displacement. */
+typedef struct {
+    int opcode, lanes, sums, left, right, base, index, shift;
+    int64_t displacement;
+    size_t size;
+} instruction;
+
+/* What stub_enter leaves on the stack, upwards. General registers are numbered as in instructions. */
+typedef struct {
+    uint64_t general[16], flags;
+    const uint8_t *slot_after_call;
+} frame;
+
+static _Atomic uint64_t computed, traps, answers;
+static struct sigaction previous;
+static int (*next_sigaction)(int, const struct sigaction *, struct sigaction *);
+
+/* ---- decoding ---- */
+
+static void decode_memory(instruction *found, const uint8_t **code, int mode, int rm, int x, int b) {
+    int relative = 0, wide = mode == 2;
+    found->base = rm | b << 3;
+    if (rm == 4) { /* a SIB byte follows */
+        int sib = *(*code)++;
+        found->shift = sib >> 6;
+        found->index = (sib >> 3 & 7) | x << 3;
+        if (found->index == RSP) found->index = NONE;
+        found->base = (sib & 7) | b << 3;
+        if ((sib & 7) == 5 && mode == 0) found->base = NONE;
+    } else if (rm == 5 && mode == 0) {
+        found->base = NONE;
+        relative = 1;
+    }
+    wide |= found->base == NONE;
+    if (wide) {
+        int32_t displacement;
+        memcpy(&displacement, *code, 4);
+        *code += 4;
+        found->displacement = displacement;
+    } else if (mode == 1) {
+        found->displacement = (int8_t)*(*code)++;
+    }
+    if (relative) found->displacement += (int64_t)*code;
+}
+
+static int decode(instruction *found, const uint8_t *code) {
+    const uint8_t *start = code;
+    /* three-byte VEX, map 0F38, prefix 66, W0, opcodes 50 to 53 */
+    if (code[0] != VEX3 || (code[1] & 0x1f) != 2 || (code[2] & 0x83) != 1 || (code[3] & 0xfc) != 0x50) return 0;
+    int r = !(code[1] & 0x80), x = !(code[1] & 0x40), b = !(code[1] & 0x20), mode = code[4] >> 6, rm = code[4] & 7;
+    *found = (instruction){.opcode = code[3] & 3, .right = NONE, .base = NONE, .index = NONE};
+    found->lanes = code[2] & 4 ? LANES : LANES / 2;
+    found->left = ~(code[2] >> 3) & 15;
+    found->sums = (code[4] >> 3 & 7) | r << 3;
+    code += 5;
+    if (mode == 3)
+        found->right = rm | b << 3;
+    else
+        decode_memory(found, &code, mode, rm, x, b);
+    found->size = (size_t)(code - start);
+    return 1;
+}
+
+/* ---- computing ---- */
+
+static int32_t add(int32_t sum, int64_t products, int saturate) {
+    int64_t total = (int64_t)sum + products;
+    if (!saturate) return (int32_t)(uint32_t)total;
+    return total > INT32_MAX ? INT32_MAX : total < INT32_MIN ? INT32_MIN : (int32_t)total;
+}
+
+static void compute(const instruction *what, const frame *saved, vector *vectors) {
+    vector left = vectors[what->left], right = {{0}}, *sums = &vectors[what->sums];
+    if (what->right != NONE) {
+        right = vectors[what->right];
+    } else {
+        uint64_t address = (uint64_t)what->displacement;
+        if (what->base != NONE) address += saved->general[what->base];
+        if (what->index != NONE) address += saved->general[what->index] << what->shift;
+        memcpy(right.u8, (const void *)address, 4 * (size_t)what->lanes);
+    }
+    for (int lane = 0; lane < what->lanes; lane++) {
+        int64_t products = 0;
+        if (what->opcode == BUSD || what->opcode == BUSDS)
+            for (int i = 4 * lane; i < 4 * lane + 4; i++) products += left.u8[i] * right.s8[i];
+        else
+            for (int i = 2 * lane; i < 2 * lane + 2; i++) products += left.s16[i] * right.s16[i];
+        sums->s32[lane] = add(sums->s32[lane], products, what->opcode == BUSDS || what->opcode == WSSDS);
+    }
+    for (int lane = what->lanes; lane < LANES; lane++) sums->s32[lane] = 0;
+    computed++;
+}
+
+/* A slot: code that steps over the red zone, calls the stub, steps back and jumps behind the instruction. */
+typedef struct {
+    uint8_t to_stub[11], back[13];
+    uint64_t stub;
+    instruction what;
+} __attribute__((packed)) slot;
+
+__attribute__((used)) static void stub_compute(frame *saved, vector *vectors) {
+    const slot *from = (const slot *)(saved->slot_after_call - sizeof from->to_stub);
+    saved->general[RSP] = (uint64_t)(saved + 1) + RED_ZONE;
+    instruction what = from->what;
+    compute(&what, saved, vectors);
+}
+
+void stub_enter(void);
+__asm__(
+    ".text\n"
+    "stub_enter:\n"
+    "  pushfq\n"
+    "  push %r15; push %r14; push %r13; push %r12; push %r11; push %r10; push %r9; push %r8\n"
+    "  push %rdi; push %rsi; push %rbp; push %rsp; push %rbx; push %rdx; push %rcx; push %rax\n"
+    "  mov %rsp, %rbp\n"
+    "  mov %rsp, %rdi\n"
+    "  sub $512, %rsp\n"
+    "  and $-64, %rsp\n"
+    "  mov %rsp, %rsi\n"
+    "  .altmacro\n"
+    "  .macro save number\n  vmovdqa %ymm\\number, 32*\\number(%rsp)\n  .endm\n"
+    "  .macro restore number\n  vmovdqa 32*\\number(%rsp), %ymm\\number\n  .endm\n"
+    "  .irp number, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n  save \\number\n  .endr\n"
+    "  cld\n"
+    "  vzeroupper\n"
+    "  call stub_compute\n"
+    "  .irp number, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n  restore \\number\n  .endr\n"
+    "  mov %rbp, %rsp\n"
+    "  pop %rax; pop %rcx; pop %rdx; pop %rbx; add $8, %rsp; pop %rbp; pop %rsi; pop %rdi\n"
+    "  pop %r8; pop %r9; pop %r10; pop %r11; pop %r12; pop %r13; pop %r14; pop %r15\n"
+    "  popfq\n"
+    "  ret\n");
+
+/* ---- patching ---- */
+
+/* Return room for a slot that a jump at code can reach. */
+static slot *take_slot(const uint8_t *code) {
+    static uint8_t *pool, *end;
+    const int64_t reach = (int64_t)1 << 30;
+    if (!pool || pool + sizeof(slot) > end || llabs(pool - code) > reach) {
+        pool = NULL;
+        for (int64_t away = 1 << 20; away < reach && !pool; away += 1 << 20)
+            for (int sign = -1; sign <= 1 && !pool; sign += 2) {
+                void *wish = (void *)(((uintptr_t)code & ~(uintptr_t)(POOL_SIZE - 1)) + (uintptr_t)(sign * away));
+                void *got = mmap(wish, POOL_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+                if (got == wish) pool = got;
+            }
+        if (!pool) return NULL;
+        end = pool + POOL_SIZE;
+    }
+    slot *taken = (slot *)pool;
+    pool += (sizeof *taken + 15) & ~(size_t)15;
+    return taken;
+}
+
+static void write_jump(uint8_t *at, const uint8_t *target) {
+    int32_t distance = (int32_t)(target - (at + 5));
+    __atomic_store_n(at, BUSY, __ATOMIC_SEQ_CST);
+    memcpy(at + 1, &distance, 4);
+    __atomic_store_n(at, JUMP, __ATOMIC_SEQ_CST);
+}
+
+static int write_slot(uint8_t *code, const instruction *what) {
+    slot *room = take_slot(code);
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)code & ~(page - 1);
+    if (!room || mprotect((void *)start, (uintptr_t)code + 5 - start, PROT_READ | PROT_WRITE | PROT_EXEC)) return 0;
+    /* lea -128(%rsp), %rsp; call *stub(%rip) */
+    static const uint8_t enter[11] = {0x48, 0x8d, 0x64, 0x24, 0x80, 0xff, 0x15, sizeof room->back, 0, 0, 0};
+    /* lea 128(%rsp), %rsp */
+    static const uint8_t leave[8] = {0x48, 0x8d, 0xa4, 0x24, RED_ZONE, 0, 0, 0};
+    memcpy(room->to_stub, enter, sizeof enter);
+    memcpy(room->back, leave, sizeof leave);
+    write_jump(room->back + sizeof leave, code + what->size);
+    room->stub = (uint64_t)stub_enter;
+    room->what = *what;
+    write_jump(code, (const uint8_t *)room);
+    traps++;
+    return 1;
+}
+
+/* Return whether the code at this place can be tried again. */
+static int patch(uint8_t *code) {
+    static atomic_flag busy = ATOMIC_FLAG_INIT;
+    instruction what;
+    while (atomic_flag_test_and_set(&busy)) sched_yield();
+    /* another thread may have been first */
+    int done = code[0] == JUMP || code[0] == BUSY || (decode(&what, code) && write_slot(code, &what));
+    atomic_flag_clear(&busy);
+    return done;
+}
+
+static int answer_cpuid(ucontext_t *context, const uint8_t *code) {
+    if (code[0] != 0x0f || code[1] != 0x0a) return 0;
+    greg_t *registers = context->uc_mcontext.gregs;
+    uint32_t leaf = (uint32_t)registers[REG_RAX], part = (uint32_t)registers[REG_RCX], a, b, c, d;
+    __cpuid_count(leaf, part, a, b, c, d);
+    if (leaf == 7 && part == 0 && a == 0) a = 1; /* there is a part 1 */
+    if (leaf == 7 && part == 1) a |= 1u << 4;    /* which has AVX-VNNI */
+    registers[REG_RAX] = a;
+    registers[REG_RBX] = b;
+    registers[REG_RCX] = c;
+    registers[REG_RDX] = d;
+    registers[REG_RIP] += 2;
+    answers++;
+    return 1;
+}
+
+static void handle(int number, siginfo_t *info, void *pointer) {
+    ucontext_t *context = pointer;
+    uint8_t *code = (uint8_t *)context->uc_mcontext.gregs[REG_RIP];
+    (void)info;
+    if (answer_cpuid(context, code) || patch(code)) return;
+    next_sigaction(number, &previous, NULL); /* not ours: the instruction traps again, for whoever waits for it */
+}
+
+/* ---- preloading ---- */
+
+/* Others, such as Python's faulthandler, may wait for what is left of SIGILL. */
+int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
+    if (!next_sigaction) next_sigaction = dlsym(RTLD_NEXT, "sigaction");
+    if (number != SIGILL) return next_sigaction(number, action, old);
+    if (old) *old = previous;
+    if (action) previous = *action;
+    return 0;
+}
+
+static const char *replaced(const char *path) {
+    const char *other = strcmp(path, "/proc/cpuinfo") ? NULL : getenv("AVX_VNNI_CPUINFO");
+    return other ? other : path;
+}
+
+static int open_next(const char *name, const char *path, int flags, mode_t mode) {
+    int (*next)(const char *, int, ...) = dlsym(RTLD_NEXT, name);
+    return next(replaced(path), flags, mode);
+}
+
+#define OPEN(name)                                                                \
+    int name(const char *path, int flags, ...) {                                  \
+        va_list rest;                                                             \
+        va_start(rest, flags);                                                    \
+        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;    \
+        va_end(rest);                                                             \
+        return open_next(#name, path, flags, mode);                               \
+    }
+OPEN(open)
+OPEN(open64)
+
+__attribute__((constructor)) static void start(void) {
+    struct sigaction action = {.sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    next_sigaction = dlsym(RTLD_NEXT, "sigaction");
+    sigemptyset(&action.sa_mask);
+    next_sigaction(SIGILL, &action, &previous);
+}
+
+__attribute__((destructor)) static void report(void) {
+    const char *path = getenv("AVX_VNNI_REPORT");
+    FILE *file = path && answers + computed ? fopen(path, "a") : NULL;
+    if (!file) return;
+    fprintf(file, "%llu %llu %llu\n", (unsigned long long)computed, (unsigned long long)traps,
+            (unsigned long long)answers);
+    fclose(file);
+}

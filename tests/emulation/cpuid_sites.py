@@ -1,0 +1,59 @@
+"""Where the code of an x86-64 library has CPUID instructions.
+
+The two bytes of CPUID also occur inside other instructions. Only code that is disassembled from the start of its
+function tells them apart; where functions start is listed in ``.eh_frame_hdr``, also in stripped libraries.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import struct
+from pathlib import Path
+
+import capstone
+from elftools.elf.elffile import ELFFile
+
+CPUID = b"\x0f\xa2"
+# DW_EH_PE encodings of a table of pairs of 32-bit offsets from the start of its header, as linkers write it.
+SORTED_TABLE = bytes([1, 0x1B, 0x03, 0x3B])
+EXECUTABLE = 1
+
+
+def cpuid_sites(library: Path) -> list[int]:
+    """Return the offsets of all CPUID instructions in the file.
+
+    Raises:
+        ValueError: the library has no table of its functions.
+    """
+    code = library.read_bytes()
+    elf = ELFFile(io.BytesIO(code))
+    starts = _function_starts(elf, code)
+    if not starts:
+        raise ValueError(f"{library} has no table of its functions (.eh_frame_hdr), so its code cannot be read.")
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    sites = []
+    for segment in elf.iter_segments("PT_LOAD"):
+        if not segment["p_flags"] & EXECUTABLE:
+            continue
+        shift = segment["p_offset"] - segment["p_vaddr"]
+        end = segment["p_offset"] + segment["p_filesz"]
+        place = code.find(CPUID, segment["p_offset"], end)
+        while place != -1:
+            start = starts[bisect.bisect_right(starts, place - shift) - 1] + shift
+            instructions = decoder.disasm_lite(code[start : place + len(CPUID)], start)
+            if any((address, mnemonic) == (place, "cpuid") for address, _, mnemonic, _ in instructions):
+                sites.append(place)
+            place = code.find(CPUID, place + 1, end)
+    return sites
+
+
+def _function_starts(elf: ELFFile, code: bytes) -> list[int]:
+    """Return the addresses of all functions, ascending."""
+    for header in elf.iter_segments("PT_GNU_EH_FRAME"):
+        place, address = header["p_offset"], header["p_vaddr"]
+        if code[place : place + 4] == SORTED_TABLE:
+            (count,) = struct.unpack_from("<I", code, place + 8)
+            table = struct.iter_unpack("<ii", code[place + 12 : place + 12 + 8 * count])
+            return sorted(address + start for start, _ in table)
+    return []

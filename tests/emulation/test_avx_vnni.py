@@ -1,0 +1,129 @@
+"""The emulated instructions are right, and with them the engines are exact at 8 bits on any x86 CPU with AVX2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("capstone")
+pytest.importorskip("elftools")
+
+from srq_nni.speedup.byte_products import has_vnni
+from srq_nni.speedup.machine import this_machine
+from tests.emulation import avx_vnni
+from tests.emulation.cpuid_sites import CPUID, cpuid_sites
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(avx_vnni.missing() is not None, reason=str(avx_vnni.missing()))
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
+    """Environment variables of a process that has AVX-VNNI, and where it reports."""
+    report = tmp_path_factory.mktemp("emulation") / "report"
+    with avx_vnni.environment(report) as variables:
+        yield variables, report
+
+
+def build(source: Path, target: Path, *options: str) -> Path:
+    """Compile a C file."""
+    subprocess.run([os.environ.get("CC", "cc"), "-O2", *options, "-o", target, source], check=True)
+    return target
+
+
+def run(emulated: tuple[dict[str, str], Path], *command: str | Path) -> tuple[str, avx_vnni.Computed]:
+    """Run a command with AVX-VNNI; return what it printed and what was emulated for it."""
+    variables, report = emulated
+    report.unlink(missing_ok=True)
+    result = subprocess.run(command, env=variables, cwd=avx_vnni.ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout, avx_vnni.read_report(report)
+
+
+def test_every_form_of_the_instructions_is_plain_arithmetic(
+    emulated: tuple[dict[str, str], Path], tmp_path: Path
+) -> None:
+    """Four threads run 14 forms 2,000 times with random operands, and each is compiled into a jump once."""
+    program = build(HERE / "avx_vnni_check.c", tmp_path / "check", "-mavx2", "-pthread")
+    output, computed = run(emulated, program)
+    assert output == "896000 compared, 0 wrong\n"
+    assert computed == avx_vnni.Computed(instructions=4 * 14 * 2000, places=14, answers=0)
+
+
+def test_cpuid_is_told_from_its_bytes_in_other_instructions(tmp_path: Path) -> None:
+    source = tmp_path / "library.c"
+    source.write_text(
+        "#include <cpuid.h>\n"
+        "int looks_like_it(void) { volatile int bytes = 0x11a20f11; return bytes; }\n"
+        "unsigned asks(void) { unsigned a, b, c, d; __cpuid(1, a, b, c, d); return a; }\n"
+    )
+    library = build(source, tmp_path / "library.so", "-shared", "-fPIC")
+    (site,) = cpuid_sites(library)
+    code = library.read_bytes()
+    assert code[site : site + 2] == CPUID
+    assert code.count(CPUID) == 2
+
+
+def test_a_library_without_a_table_of_functions_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "library.c"
+    source.write_text("int zero(void) { return 0; }\n")
+    options = ("-shared", "-fPIC", "-nostdlib", "-fno-asynchronous-unwind-tables", "-Wl,--no-eh-frame-hdr")
+    library = build(source, tmp_path / "library.so", *options)
+    with pytest.raises(ValueError, match=r"library\.so has no table of its functions \(\.eh_frame_hdr\)"):
+        cpuid_sites(library)
+
+
+def test_other_illegal_instructions_still_end_a_program(emulated: tuple[dict[str, str], Path], tmp_path: Path) -> None:
+    source = tmp_path / "illegal.c"
+    source.write_text("int main(void) { __builtin_trap(); }\n")
+    program = build(source, tmp_path / "illegal")
+    assert subprocess.run([program], env=emulated[0]).returncode == -4
+
+
+def test_linux_tells_a_program_of_the_emulated_cpu(emulated: tuple[dict[str, str], Path], tmp_path: Path) -> None:
+    assert has_vnni() is False
+    output, _ = run(emulated, sys.executable, "-c", "print(open('/proc/cpuinfo').read())")
+    (tmp_path / "cpuinfo").write_text(output)
+    assert has_vnni(tmp_path / "cpuinfo") is True
+    assert this_machine(tmp_path / "cpuinfo").processor == f"{this_machine().processor}, AVX-VNNI emulated"
+
+
+def test_8_bits_are_exact_with_vnni(emulated: tuple[dict[str, str], Path]) -> None:
+    """Rows of the matrix that a CPU without VNNI rounds, with the bounds of CPUs that have it."""
+    for package in ("onnx", *avx_vnni.LIBRARIES):
+        pytest.importorskip(package)
+    cells = [f"EDSR-{method}-paper-{engine}" for method in ("pams", "ddtb") for engine in avx_vnni.LIBRARIES]
+    tests = [f"tests/speedup/test_matrix.py::test_8_bits[{cell}]" for cell in cells]
+    output, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *tests)
+    assert "4 passed" in output
+    assert computed.instructions > 100_000
+
+
+@pytest.mark.slow
+def test_the_matrix_at_8_bits_with_vnni(emulated: tuple[dict[str, str], Path]) -> None:
+    for package in ("onnx", *avx_vnni.LIBRARIES):
+        pytest.importorskip(package)
+    files = ("test_matrix.py", "test_byte_products.py", "test_engines.py", "test_engine_arithmetic.py")
+    paths = [f"tests/speedup/{file}" for file in files]
+    output, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *paths, "tests/test_shipped.py")
+    assert "failed" not in output
+    assert computed.instructions > 1_000_000
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with (
+        pytest.raises(RuntimeError, match=r"needs a C compiler, and no-such-compiler was not found\.$"),
+        avx_vnni.environment(tmp_path / "report"),
+    ):
+        pass
+
+
+def test_without_a_program_it_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert avx_vnni.main([]) == 2
+    assert "python -m tests.emulation.avx_vnni -m pytest" in capsys.readouterr().err
