@@ -1,13 +1,14 @@
-/* Programs believe that this x86-64 CPU has AVX-VNNI, and compute with it, if they run with this library preloaded.
+/* Programs believe that this x86-64 CPU is a newer one, and compute as on that, if they run with this library preloaded.
  *
- * It takes a CPU with AVX2. VPDPBUSD, VPDPBUSDS, VPDPWSSD and VPDPWSSDS with a VEX prefix, the form of CPUs without
- * AVX-512, are unknown to it and raise SIGILL. The handler decodes the instruction (Intel SDM, volume 2, chapters 2.1 to
- * 2.3), and puts a jump in its place that leads to a function with the same effect on all registers, so each place in the
- * code traps once. CPUID cannot be made to trap: programs have the reserved opcode 0F 0A instead, which is as long
- * (avx_vnni.py writes such copies), and get the answer from here. A program that asks Linux reads another /proc/cpuinfo.
+ * It takes a CPU with AVX2. Instructions with a VEX prefix that this does not have raise SIGILL: those of AVX-VNNI,
+ * AVX-VNNI-INT8 and AVX-NE-CONVERT. The handler decodes the instruction (Intel SDM, volume 2, chapters 2.1 to 2.3), and
+ * puts a jump in its place that leads to a function with the same effect on all registers, so each place in the code traps
+ * once. CPUID cannot be made to trap: programs have the reserved opcode 0F 0A instead, which is as long (newer_cpu.py
+ * writes such copies), and get the answer from here. A program that asks Linux reads another /proc/cpuinfo.
  *
- * AVX_VNNI_CPUINFO: the file that opens instead of /proc/cpuinfo.
- * AVX_VNNI_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers of CPUID".
+ * NEWER_CPU_EAX, NEWER_CPU_EDX: bits that leaf 7, part 1 of CPUID has beside those of this CPU, hexadecimal.
+ * NEWER_CPU_CPUINFO: the file that opens instead of /proc/cpuinfo.
+ * NEWER_CPU_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers of CPUID".
  *
  * Threads may run the same code for the first time at once: while a jump is written, its place holds the opcode 06, which
  * 64-bit code does not have, and who meets that tries again.
@@ -28,25 +29,10 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum { LANES = 8, NONE = -1, RSP = 4 };
-enum { BUSD, BUSDS, WSSD, WSSDS, OPCODES };
+#include "newer_instructions.h"
+
 enum { POOL_SIZE = 1 << 16, RED_ZONE = 128 };
-enum { BUSY = 0x06, JUMP = 0xe9, VEX3 = 0xc4 };
-
-typedef union {
-    uint8_t u8[4 * LANES];
-    int8_t s8[4 * LANES];
-    int16_t s16[2 * LANES];
-    int32_t s32[LANES];
-} vector;
-
-/* An instruction: sums, left and right are vector registers; without a right one it reads from memory at
- * base + (index << shift) + displacement. */
-typedef struct {
-    int opcode, lanes, sums, left, right, base, index, shift;
-    int64_t displacement;
-    size_t size;
-} instruction;
+enum { BUSY = 0x06, JUMP = 0xe9 };
 
 /* What stub_enter leaves on the stack, upwards. General registers are numbered as in instructions. */
 typedef struct {
@@ -58,81 +44,7 @@ static _Atomic uint64_t computed, traps, answers;
 static struct sigaction previous;
 static int (*next_sigaction)(int, const struct sigaction *, struct sigaction *);
 
-/* ---- decoding ---- */
-
-static void decode_memory(instruction *found, const uint8_t **code, int mode, int rm, int x, int b) {
-    int relative = 0, wide = mode == 2;
-    found->base = rm | b << 3;
-    if (rm == 4) { /* a SIB byte follows */
-        int sib = *(*code)++;
-        found->shift = sib >> 6;
-        found->index = (sib >> 3 & 7) | x << 3;
-        if (found->index == RSP) found->index = NONE;
-        found->base = (sib & 7) | b << 3;
-        if ((sib & 7) == 5 && mode == 0) found->base = NONE;
-    } else if (rm == 5 && mode == 0) {
-        found->base = NONE;
-        relative = 1;
-    }
-    wide |= found->base == NONE;
-    if (wide) {
-        int32_t displacement;
-        memcpy(&displacement, *code, 4);
-        *code += 4;
-        found->displacement = displacement;
-    } else if (mode == 1) {
-        found->displacement = (int8_t)*(*code)++;
-    }
-    if (relative) found->displacement += (int64_t)*code;
-}
-
-static int decode(instruction *found, const uint8_t *code) {
-    const uint8_t *start = code;
-    /* three-byte VEX, map 0F38, prefix 66, W0, opcodes 50 to 53 */
-    if (code[0] != VEX3 || (code[1] & 0x1f) != 2 || (code[2] & 0x83) != 1 || (code[3] & 0xfc) != 0x50) return 0;
-    int r = !(code[1] & 0x80), x = !(code[1] & 0x40), b = !(code[1] & 0x20), mode = code[4] >> 6, rm = code[4] & 7;
-    *found = (instruction){.opcode = code[3] & 3, .right = NONE, .base = NONE, .index = NONE};
-    found->lanes = code[2] & 4 ? LANES : LANES / 2;
-    found->left = ~(code[2] >> 3) & 15;
-    found->sums = (code[4] >> 3 & 7) | r << 3;
-    code += 5;
-    if (mode == 3)
-        found->right = rm | b << 3;
-    else
-        decode_memory(found, &code, mode, rm, x, b);
-    found->size = (size_t)(code - start);
-    return 1;
-}
-
-/* ---- computing ---- */
-
-static int32_t add(int32_t sum, int64_t products, int saturate) {
-    int64_t total = (int64_t)sum + products;
-    if (!saturate) return (int32_t)(uint32_t)total;
-    return total > INT32_MAX ? INT32_MAX : total < INT32_MIN ? INT32_MIN : (int32_t)total;
-}
-
-static void compute(const instruction *what, const frame *saved, vector *vectors) {
-    vector left = vectors[what->left], right = {{0}}, *sums = &vectors[what->sums];
-    if (what->right != NONE) {
-        right = vectors[what->right];
-    } else {
-        uint64_t address = (uint64_t)what->displacement;
-        if (what->base != NONE) address += saved->general[what->base];
-        if (what->index != NONE) address += saved->general[what->index] << what->shift;
-        memcpy(right.u8, (const void *)address, 4 * (size_t)what->lanes);
-    }
-    for (int lane = 0; lane < what->lanes; lane++) {
-        int64_t products = 0;
-        if (what->opcode == BUSD || what->opcode == BUSDS)
-            for (int i = 4 * lane; i < 4 * lane + 4; i++) products += left.u8[i] * right.s8[i];
-        else
-            for (int i = 2 * lane; i < 2 * lane + 2; i++) products += left.s16[i] * right.s16[i];
-        sums->s32[lane] = add(sums->s32[lane], products, what->opcode == BUSDS || what->opcode == WSSDS);
-    }
-    for (int lane = what->lanes; lane < LANES; lane++) sums->s32[lane] = 0;
-    computed++;
-}
+/* ---- patching ---- */
 
 /* A slot: code that steps over the red zone, calls the stub, steps back and jumps behind the instruction. */
 typedef struct {
@@ -145,7 +57,8 @@ __attribute__((used)) static void stub_compute(frame *saved, vector *vectors) {
     const slot *from = (const slot *)(saved->slot_after_call - sizeof from->to_stub);
     saved->general[RSP] = (uint64_t)(saved + 1) + RED_ZONE;
     instruction what = from->what;
-    compute(&what, saved, vectors);
+    compute(&what, saved->general, vectors);
+    computed++;
 }
 
 void stub_enter(void);
@@ -173,8 +86,6 @@ __asm__(
     "  pop %r8; pop %r9; pop %r10; pop %r11; pop %r12; pop %r13; pop %r14; pop %r15\n"
     "  popfq\n"
     "  ret\n");
-
-/* ---- patching ---- */
 
 /* Return room for a slot that a jump at code can reach. */
 static slot *take_slot(const uint8_t *code) {
@@ -233,13 +144,21 @@ static int patch(uint8_t *code) {
     return done;
 }
 
+static uint32_t bits_from(const char *name) {
+    const char *text = getenv(name);
+    return text ? (uint32_t)strtoul(text, NULL, 16) : 0;
+}
+
 static int answer_cpuid(ucontext_t *context, const uint8_t *code) {
     if (code[0] != 0x0f || code[1] != 0x0a) return 0;
     greg_t *registers = context->uc_mcontext.gregs;
     uint32_t leaf = (uint32_t)registers[REG_RAX], part = (uint32_t)registers[REG_RCX], a, b, c, d;
     __cpuid_count(leaf, part, a, b, c, d);
     if (leaf == 7 && part == 0 && a == 0) a = 1; /* there is a part 1 */
-    if (leaf == 7 && part == 1) a |= 1u << 4;    /* which has AVX-VNNI */
+    if (leaf == 7 && part == 1) {
+        a |= bits_from("NEWER_CPU_EAX");
+        d |= bits_from("NEWER_CPU_EDX");
+    }
     registers[REG_RAX] = a;
     registers[REG_RBX] = b;
     registers[REG_RCX] = c;
@@ -269,7 +188,7 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *old)
 }
 
 static const char *replaced(const char *path) {
-    const char *other = strcmp(path, "/proc/cpuinfo") ? NULL : getenv("AVX_VNNI_CPUINFO");
+    const char *other = strcmp(path, "/proc/cpuinfo") ? NULL : getenv("NEWER_CPU_CPUINFO");
     return other ? other : path;
 }
 
@@ -297,7 +216,7 @@ __attribute__((constructor)) static void start(void) {
 }
 
 __attribute__((destructor)) static void report(void) {
-    const char *path = getenv("AVX_VNNI_REPORT");
+    const char *path = getenv("NEWER_CPU_REPORT");
     FILE *file = path && answers + computed ? fopen(path, "a") : NULL;
     if (!file) return;
     fprintf(file, "%llu %llu %llu\n", (unsigned long long)computed, (unsigned long long)traps,

@@ -1,11 +1,14 @@
-"""Run a Python program as if this CPU had AVX-VNNI: the int8 kernels that engines have for such CPUs then run here.
+"""Run a Python program as if this were a newer CPU: the kernels that engines have for such CPUs then run here.
 
-    python -m tests.emulation.avx_vnni -m pytest tests/speedup/test_matrix.py -k 8_bits
-    python -m tests.emulation.avx_vnni benchmarks/exactness.py --out FILE
+    python -m tests.emulation.newer_cpu avx_vnni -m pytest tests/speedup/test_matrix.py -k 8_bits
+    python -m tests.emulation.newer_cpu avx_vnni benchmarks/exactness.py --out FILE
+
+``avx_vnni`` has the products of bytes that are summed in int32, as Intel's Alder Lake does; ``avx_ne_convert`` also
+those of int8 and the conversions of bfloat16, as Sierra Forest does.
 
 OpenVINO and ONNX Runtime choose kernels by CPUID and compile or contain the instructions of the CPU they find. They run
-here from copies whose CPUID instructions trap; ``avx_vnni.c`` answers these and computes what the CPU does not know.
-What a kernel computes is then what it computes on a CPU with AVX-VNNI, bit by bit; how long it takes says nothing.
+here from copies whose CPUID instructions trap; ``newer_cpu.c`` answers these and computes what the CPU does not know.
+What a kernel computes is then what it computes on such a CPU, bit by bit; how long it takes says nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from tests.emulation.cpuid_sites import CPUID, cpuid_sites
 
 SOURCE = Path(__file__).with_suffix(".c")
 ROOT = SOURCE.parent.parent.parent
-TRAP = b"\x0f\x0a"  # as avx_vnni.c expects it
+TRAP = b"\x0f\x0a"  # as newer_cpu.c expects it
 # The libraries of each engine that look for instructions of the CPU.
 LIBRARIES = {
     "openvino": ("libs/libopenvino.so.*", "libs/libopenvino_intel_cpu_plugin.so"),
@@ -36,8 +39,23 @@ LIBRARIES = {
 
 
 @dataclass(frozen=True)
+class NewerCPU:
+    """A CPU to emulate: what Linux calls its additions, and their bits in EAX and EDX of leaf 7, part 1 of CPUID."""
+
+    flags: str
+    eax: int
+    edx: int
+
+
+CPUS = {
+    "avx_vnni": NewerCPU("avx_vnni", 1 << 4, 0),
+    "avx_ne_convert": NewerCPU("avx_vnni avx_vnni_int8 avx_ne_convert", 1 << 4, 1 << 4 | 1 << 5),
+}
+
+
+@dataclass(frozen=True)
 class Computed:
-    """What was emulated: VNNI instructions, places in the code that had one, and answers of CPUID."""
+    """What was emulated: instructions, places in the code that had one, and answers of CPUID."""
 
     instructions: int
     places: int
@@ -45,28 +63,29 @@ class Computed:
 
     def __str__(self) -> str:
         return (
-            f"AVX-VNNI emulated: {self.instructions:,} instructions at {self.places:,} places; "
+            f"emulated: {self.instructions:,} instructions at {self.places:,} places; "
             f"CPUID answered {self.answers:,} times"
         )
 
 
 def missing() -> str | None:
-    """Return what keeps this machine from emulating AVX-VNNI, in words; None if it can."""
+    """Return what keeps this machine from emulating a newer CPU, in words; None if it can."""
     flags = cpu_flags()
     if platform.system() != "Linux" or platform.machine() != "x86_64" or "avx2" not in flags:
-        return "the emulation of AVX-VNNI needs Linux on an x86-64 CPU with AVX2"
+        return "the emulation needs Linux on an x86-64 CPU with AVX2"
     if flags & {"avx_vnni", "avx512_vnni", "amx_int8"}:
-        return "this CPU has VNNI, there is nothing to emulate"
+        return "this CPU has VNNI itself"
     if shutil.which(_compiler()) is None:
-        return f"the emulation of AVX-VNNI needs a C compiler, and {_compiler()} was not found"
+        return f"the emulation needs a C compiler, and {_compiler()} was not found"
     return None
 
 
 @contextlib.contextmanager
-def environment(report: Path) -> Iterator[dict[str, str]]:
-    """Give the environment variables of a process that shall have AVX-VNNI; its files are gone afterwards.
+def environment(cpu: str, report: Path) -> Iterator[dict[str, str]]:
+    """Give the environment variables of a process that shall see another CPU; its files are gone afterwards.
 
     Args:
+        cpu: key of ``CPUS``.
         report: file that gets a line of each process; :func:`read_report` adds them up.
 
     Raises:
@@ -74,7 +93,7 @@ def environment(report: Path) -> Iterator[dict[str, str]]:
     """
     if (reason := missing()) is not None:
         raise RuntimeError(f"{reason}.")
-    with tempfile.TemporaryDirectory(prefix="avx_vnni-") as name:
+    with tempfile.TemporaryDirectory(prefix="newer_cpu-") as name:
         folder = Path(name)
         for package, patterns in LIBRARIES.items():
             _copy(package, patterns, folder)
@@ -83,8 +102,10 @@ def environment(report: Path) -> Iterator[dict[str, str]]:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "LD_PRELOAD": str(_compile(folder)),
-            "AVX_VNNI_CPUINFO": str(_write_cpuinfo(folder)),
-            "AVX_VNNI_REPORT": str(report.resolve()),
+            "NEWER_CPU_EAX": f"{CPUS[cpu].eax:x}",
+            "NEWER_CPU_EDX": f"{CPUS[cpu].edx:x}",
+            "NEWER_CPU_CPUINFO": str(_write_cpuinfo(cpu, folder)),
+            "NEWER_CPU_REPORT": str(report.resolve()),
         }
 
 
@@ -116,7 +137,7 @@ def _compiler() -> str:
 
 
 def _compile(folder: Path) -> Path:
-    library = folder / "avx_vnni.so"
+    library = folder / "newer_cpu.so"
     command = [_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -124,9 +145,9 @@ def _compile(folder: Path) -> Path:
     return library
 
 
-def _write_cpuinfo(folder: Path) -> Path:
-    """Write what Linux says about the CPU, with AVX-VNNI among its flags and the emulation in its name."""
-    more = {"flags": " avx_vnni", "model name": ", AVX-VNNI emulated"}
+def _write_cpuinfo(cpu: str, folder: Path) -> Path:
+    """Write what Linux says about the CPU, with the additions among its flags and the emulation in its name."""
+    more = {"flags": f" {CPUS[cpu].flags}", "model name": f", {cpu} emulated"}
     lines = CPUINFO.read_text(encoding="utf-8").splitlines()
     path = folder / "cpuinfo"
     path.write_text(
@@ -136,14 +157,14 @@ def _write_cpuinfo(folder: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Run Python with these arguments in a process that has AVX-VNNI, and print what was emulated."""
-    if not arguments:
+    """Run Python with all arguments but the first, the CPU, and print what was emulated."""
+    if len(arguments) < 2 or arguments[0] not in CPUS:
         sys.stderr.write(f"{__doc__}\n")
         return 2
     with tempfile.TemporaryDirectory() as name:
         report = Path(name) / "report"
-        with environment(report) as variables:
-            code = subprocess.run([sys.executable, *arguments], env=variables).returncode
+        with environment(arguments[0], report) as variables:
+            code = subprocess.run([sys.executable, *arguments[1:]], env=variables).returncode
         sys.stderr.write(f"{read_report(report)}\n")
     return code
 

@@ -1,4 +1,4 @@
-"""The emulated instructions are right, and with them the engines are exact at 8 bits on any x86 CPU with AVX2."""
+"""The emulated instructions are right, and with them the engines are exact at 8 bits."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ pytest.importorskip("elftools")
 
 from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.machine import this_machine
-from tests.emulation import avx_vnni
+from tests.emulation import newer_cpu
 from tests.emulation.cpuid_sites import CPUID, cpuid_sites
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.skipif(avx_vnni.missing() is not None, reason=str(avx_vnni.missing()))
+pytestmark = pytest.mark.skipif(newer_cpu.missing() is not None, reason=str(newer_cpu.missing()))
 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
-    """Environment variables of a process that has AVX-VNNI, and where it reports."""
+    """Environment variables of a process that has all that can be emulated, and where it reports."""
     report = tmp_path_factory.mktemp("emulation") / "report"
-    with avx_vnni.environment(report) as variables:
+    with newer_cpu.environment("avx_ne_convert", report) as variables:
         yield variables, report
 
 
@@ -36,23 +36,23 @@ def build(source: Path, target: Path, *options: str) -> Path:
     return target
 
 
-def run(emulated: tuple[dict[str, str], Path], *command: str | Path) -> tuple[str, avx_vnni.Computed]:
-    """Run a command with AVX-VNNI; return what it printed and what was emulated for it."""
+def run(emulated: tuple[dict[str, str], Path], *command: str | Path) -> tuple[str, newer_cpu.Computed]:
+    """Run a command on the emulated CPU; return what it printed and what was emulated for it."""
     variables, report = emulated
     report.unlink(missing_ok=True)
-    result = subprocess.run(command, env=variables, cwd=avx_vnni.ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, env=variables, cwd=newer_cpu.ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout, avx_vnni.read_report(report)
+    return result.stdout, newer_cpu.read_report(report)
 
 
 def test_every_form_of_the_instructions_is_plain_arithmetic(
     emulated: tuple[dict[str, str], Path], tmp_path: Path
 ) -> None:
-    """Four threads run 14 forms 2,000 times with random operands, and each is compiled into a jump once."""
-    program = build(HERE / "avx_vnni_check.c", tmp_path / "check", "-mavx2", "-pthread")
+    """Four threads run 29 forms 2,000 times with random operands, and each is compiled into a jump once."""
+    program = build(HERE / "newer_cpu_check.c", tmp_path / "check", "-mavx2", "-mf16c", "-pthread")
     output, computed = run(emulated, program)
-    assert output == "896000 compared, 0 wrong\n"
-    assert computed == avx_vnni.Computed(instructions=4 * 14 * 2000, places=14, answers=0)
+    assert output == "1856000 compared, 0 wrong\n"
+    assert computed == newer_cpu.Computed(instructions=4 * 29 * 2000, places=29, answers=0)
 
 
 def test_cpuid_is_told_from_its_bytes_in_other_instructions(tmp_path: Path) -> None:
@@ -90,14 +90,14 @@ def test_linux_tells_a_program_of_the_emulated_cpu(emulated: tuple[dict[str, str
     output, _ = run(emulated, sys.executable, "-c", "print(open('/proc/cpuinfo').read())")
     (tmp_path / "cpuinfo").write_text(output)
     assert has_vnni(tmp_path / "cpuinfo") is True
-    assert this_machine(tmp_path / "cpuinfo").processor == f"{this_machine().processor}, AVX-VNNI emulated"
+    assert this_machine(tmp_path / "cpuinfo").processor == f"{this_machine().processor}, avx_ne_convert emulated"
 
 
 def test_8_bits_are_exact_with_vnni(emulated: tuple[dict[str, str], Path]) -> None:
     """Rows of the matrix that a CPU without VNNI rounds, with the bounds of CPUs that have it."""
-    for package in ("onnx", *avx_vnni.LIBRARIES):
+    for package in ("onnx", *newer_cpu.LIBRARIES):
         pytest.importorskip(package)
-    cells = [f"EDSR-{method}-paper-{engine}" for method in ("pams", "ddtb") for engine in avx_vnni.LIBRARIES]
+    cells = [f"EDSR-{method}-paper-{engine}" for method in ("pams", "ddtb") for engine in newer_cpu.LIBRARIES]
     tests = [f"tests/speedup/test_matrix.py::test_8_bits[{cell}]" for cell in cells]
     output, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *tests)
     assert "4 passed" in output
@@ -106,7 +106,7 @@ def test_8_bits_are_exact_with_vnni(emulated: tuple[dict[str, str], Path]) -> No
 
 @pytest.mark.slow
 def test_the_matrix_at_8_bits_with_vnni(emulated: tuple[dict[str, str], Path]) -> None:
-    for package in ("onnx", *avx_vnni.LIBRARIES):
+    for package in ("onnx", *newer_cpu.LIBRARIES):
         pytest.importorskip(package)
     files = ("test_matrix.py", "test_byte_products.py", "test_engines.py", "test_engine_arithmetic.py")
     paths = [f"tests/speedup/{file}" for file in files]
@@ -119,11 +119,14 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("CC", "no-such-compiler")
     with (
         pytest.raises(RuntimeError, match=r"needs a C compiler, and no-such-compiler was not found\.$"),
-        avx_vnni.environment(tmp_path / "report"),
+        newer_cpu.environment("avx_vnni", tmp_path / "report"),
     ):
         pass
 
 
-def test_without_a_program_it_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert avx_vnni.main([]) == 2
-    assert "python -m tests.emulation.avx_vnni -m pytest" in capsys.readouterr().err
+@pytest.mark.parametrize("arguments", [[], ["avx_vnni"], ["avx512_vnni", "script.py"]])
+def test_without_a_known_cpu_and_a_program_it_explains_itself(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert newer_cpu.main(arguments) == 2
+    assert "python -m tests.emulation.newer_cpu avx_vnni -m pytest" in capsys.readouterr().err
