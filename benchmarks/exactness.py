@@ -5,7 +5,9 @@
 The first table takes ``weights/EDSR_x2_f32b5.pth`` with bounds calibrated on other photographs, for each method, width
 and wiring; then the checkpoints, if any are given; each on photographs of ``data/photos``. Where an engine differs from
 the simulator, ``explain_difference`` finds by which codes, and how far from ties these are. The second table writes the
-same network in ways that ``srq export`` does not, to measure what each rule of the export is for.
+same network in ways that ``srq export`` does not, to measure what each rule of the export is for. On a CPU with bfloat16
+the third has float layers in bfloat16. Any CPU with AVX2 is emulated to be one if the command begins with ``python -m
+tests.emulation.newer_cpu avx_ne_convert``.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, expla
 from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine_rules import ENGINES, INT8, UINT8, Container, EngineRules
 from srq_nni.speedup.graph import build_graph
+from srq_nni.speedup.openvino import BFLOAT16, BFLOAT16_TAIL, INTEGER_PRECISIONS, has_bfloat16
 
 from provenance import provenance  # isort: skip
 
@@ -134,26 +137,22 @@ def _drop_clips(proto: Any) -> None:
     proto.graph.node.extend(kept)
 
 
-def bfloat16_rest(simulator: nn.Module) -> nn.Module:
-    """Round weights, inputs and outputs of the float convolutions to bfloat16, in place, as a bfloat16 engine does."""
-    for layer in simulator.modules():
-        if type(layer) is nn.Conv2d:
-            layer.weight.data = layer.weight.data.bfloat16().float()
-            layer.register_forward_pre_hook(lambda module, args: (args[0].bfloat16().float(),))
-            layer.register_forward_hook(lambda module, args, output: output.bfloat16().float())
-    return simulator
-
-
-class Emulated:
-    """A network with the one method of a speedup that ``compare`` uses."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    @torch.no_grad()
-    def inference(self, image: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Return the output, and no time."""
-        return self.network(image), 0.0
+def beside_bfloat16(
+    network: nn.Module, method: str, bits: int, wiring: str, images: list[torch.Tensor]
+) -> Iterator[Row]:
+    """Yield rows of a network whose float layers OpenVINO runs in bfloat16: those of its choice, or the tail alone."""
+    simulator = integer_simulator(network)
+    for precision in (BFLOAT16, BFLOAT16_TAIL):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            shape = (1, 3, CROP, CROP)
+            speedup = ModelSpeedupOpenVINO(network, shape, onnx_path=path, threads=1, float_precision=precision)
+            speedup.compress()
+            cells = compare(speedup, simulator, images)
+            kernels = [precision for _, precision, _ in speedup.precision_report().kernels]
+        integers = sum(kernel in INTEGER_PRECISIONS for kernel in kernels)
+        ran = f"{integers} of {len(kernels)}", str(kernels.count("bf16"))
+        yield method, str(bits), wiring, precision, *cells, *ran
 
 
 def variants() -> Iterator[tuple[str, str, EngineRules, bool]]:
@@ -215,12 +214,13 @@ def main() -> None:
         for engine, what, rules, clips in variants():
             otherwise.append((str(bits), engine, what, *written_otherwise(network, engine, rules, images, clips=clips)))
             sys.stdout.write(" ".join(otherwise[-1]) + "\n")
-    emulated: list[Row] = []
-    for method in ("pams", "ddtb"):
+    beside: list[Row] = []
+    for method in ("pams", "ddtb") if has_bfloat16() else ():
         for bits in args.bits:
-            network = calibrated(method, bits, "deploy", start)
-            rest = Emulated(bfloat16_rest(integer_simulator(network)))
-            emulated.append((method, str(bits), *compare(rest, integer_simulator(network), images)))
+            for wiring in ("paper", "deploy"):
+                network = calibrated(method, bits, wiring, start)
+                beside += beside_bfloat16(network, method, bits, wiring, images)
+                sys.stdout.write(" ".join(beside[-1]) + "\n")
     integers = "convolutions in integers"
     cells = ("PSNR, dB", "largest, levels", "over 0.01 levels", "after rounding, levels")
     why = ("cause", "other codes", "largest distance from a tie, steps", "largest with the engine's codes, levels")
@@ -241,12 +241,12 @@ def main() -> None:
         "## Written in other ways (PAMS, wiring deploy)",
         table(("bits", "engine", "file", *cells, integers), otherwise),
     ]
-    parts += [
-        "## Float layers in bfloat16, emulated (wiring deploy)",
-        "The integer simulator with weights, inputs and outputs of its float convolutions rounded to bfloat16, against "
-        "the simulator itself: what an exact integer body costs beside a bfloat16 head and tail.",
-        table(("method", "bits", *cells), emulated),
-    ]
+    if beside:
+        parts += [
+            "## Float layers in bfloat16, on OpenVINO",
+            "`bfloat16` are the layers that OpenVINO chooses, `bfloat16 tail` those behind the last quantizer.",
+            table(("method", "bits", "wiring", "floats", *cells, integers, "in bfloat16"), beside),
+        ]
     with atomic_file(args.out) as file:
         file.write(("\n\n".join(parts) + "\n").encode())
 

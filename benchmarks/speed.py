@@ -20,10 +20,10 @@ import torch
 from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup.bench import BenchReport, Row, benchmark, photograph
+from srq_nni.speedup.bench.variants import BFLOAT16, FLOAT32, INT8, INT8_BFLOAT16
 
 EDSR = {"type": "EDSR", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 64, "num_block": 16}
 RDN = {"type": "RDN", "num_feat": 64, "num_block": 16, "num_layer": 8, "num_grow_ch": 64}
-FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16 = "float32", "bfloat16", "int8 + float32", "int8 + bfloat16"
 Ratio = Callable[[BenchReport, Row, str, str], float | None]
 
 

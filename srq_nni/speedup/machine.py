@@ -12,8 +12,11 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 # Best first: what the int8 kernels of OpenVINO and ONNX Runtime would use.
-INSTRUCTION_SETS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "sse4_1", "i8mm", "asimddp")
-BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+INSTRUCTION_SETS = (
+    *("amx_int8", "avx512_vnni", "avx_vnni_int8", "avx_vnni", "avx512f", "avx2", "sse4_1"),
+    *("i8mm", "asimddp"),
+)
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16")
 PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt")
 
 
@@ -26,7 +29,7 @@ class Machine:
         commit: short hash of the checkout the code ran from, with ``+`` after it if files were changed; None elsewhere.
         processor: its name.
         instruction_set: the best for int8 that the processor has, such as ``amx_int8``, ``avx512_vnni``, ``avx2``.
-        bfloat16: whether it multiplies bfloat16.
+        bfloat16: whether it has instructions for bfloat16, to multiply or to convert.
         cores: of the machine.
         load: processes that were running or waiting, in the minute before.
         versions: of the packages that count here and are installed.

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from srq_nni.errors import ExportError, did_you_mean
+from srq_nni.speedup.bfloat16_tail import tail_in_bfloat16
 from srq_nni.speedup.byte_products import has_vnni, inexact_without_vnni
 from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
 
 INTEGER_PRECISIONS = ("i8", "u8")
-FLOAT_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+FLOAT32, BFLOAT16, BFLOAT16_TAIL = "float32", "bfloat16", "bfloat16 tail"
+FLOAT_PRECISIONS = {FLOAT32: "f32", BFLOAT16: "bf16", BFLOAT16_TAIL: "f32"}
 RUNTIME_KEYS = ("layerType", "runtimePrecision", "primitiveType")
 LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
@@ -42,12 +44,19 @@ def core() -> Any:
     return import_or_explain("openvino", "openvino").Core()
 
 
+def has_bfloat16() -> bool:
+    """Return whether OpenVINO computes in bfloat16 on this CPU."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class ModelSpeedupOpenVINO(EngineSpeedup):
     """Build and run the INT8 model with OpenVINO; arguments and methods of ``EngineSpeedup``, and one more.
 
     Args:
         float_precision: of what is not quantized. ``float32`` is exact, also on CPUs that would choose bfloat16 by
-            themselves; ``bfloat16`` is faster where the CPU has it and float32 elsewhere, see ``floats_ran_in``.
+            themselves. Faster where the CPU has bfloat16, and float32 elsewhere (see ``floats_ran_in``):
+            ``bfloat16 tail``, which leaves all codes exact, see ``bfloat16_tail``; ``bfloat16``, OpenVINO's own choice
+            of layers, the head among them, which moves codes.
     """
 
     engine = "openvino"
@@ -64,10 +73,9 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
 
     @property
     def floats_ran_in(self) -> str:
-        """The precision that OpenVINO gave to what is not quantized: ``float32`` or ``bfloat16``."""
+        """What OpenVINO made of ``float_precision`` on this CPU: the same, or ``float32``."""
         self._loaded()
-        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        return next((name for name, word in FLOAT_PRECISIONS.items() if word == hint), str(hint))
+        return self.float_precision if has_bfloat16() else FLOAT32
 
     def check_installed(self) -> None:
         import_or_explain("openvino", "openvino")
@@ -78,7 +86,11 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
         options["INFERENCE_PRECISION_HINT"] = FLOAT_PRECISIONS[self.float_precision]
         if self.threads is not None:
             options["INFERENCE_NUM_THREADS"] = self.threads
-        self._compiled = engine.compile_model(engine.read_model(content), "CPU", options)
+        model = content
+        if self.float_precision == BFLOAT16_TAIL and has_bfloat16():
+            onnx = import_or_explain("onnx", "openvino")
+            model = tail_in_bfloat16(onnx.load_model_from_string(content)).SerializeToString()
+        self._compiled = engine.compile_model(engine.read_model(model), "CPU", options)
         return content
 
     def _run(self, array: np.ndarray) -> Sequence[np.ndarray]:

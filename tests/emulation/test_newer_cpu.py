@@ -19,6 +19,7 @@ from tests.emulation import newer_cpu
 from tests.emulation.cpuid_sites import CPUID, cpuid_sites
 
 HERE = Path(__file__).parent
+BFLOAT16_TAIL = "test_a_tail_in_bfloat16_costs_its_own_rounding_at_any_width"
 pytestmark = pytest.mark.skipif(newer_cpu.missing() is not None, reason=str(newer_cpu.missing()))
 
 
@@ -93,24 +94,27 @@ def test_linux_tells_a_program_of_the_emulated_cpu(emulated: tuple[dict[str, str
     assert this_machine(tmp_path / "cpuinfo").processor == f"{this_machine().processor}, avx_ne_convert emulated"
 
 
-def test_8_bits_are_exact_with_vnni(emulated: tuple[dict[str, str], Path]) -> None:
-    """Rows of the matrix that a CPU without VNNI rounds, with the bounds of CPUs that have it."""
+def test_engines_on_the_emulated_cpu(emulated: tuple[dict[str, str], Path]) -> None:
+    """Rows of the matrix that a CPU without VNNI rounds, with the bounds of CPUs that have it, and bfloat16."""
     for package in ("onnx", *newer_cpu.LIBRARIES):
         pytest.importorskip(package)
     cells = [f"EDSR-{method}-paper-{engine}" for method in ("pams", "ddtb") for engine in newer_cpu.LIBRARIES]
     tests = [f"tests/speedup/test_matrix.py::test_8_bits[{cell}]" for cell in cells]
+    tests += [f"tests/speedup/test_bfloat16.py::{BFLOAT16_TAIL}[{cell}]" for cell in ("pams-8", "ddtb-2")]
     output, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *tests)
-    assert "4 passed" in output
-    assert computed.instructions > 100_000
+    assert "6 passed" in output
+    assert computed.instructions > 1_000_000
 
 
 @pytest.mark.slow
-def test_the_matrix_at_8_bits_with_vnni(emulated: tuple[dict[str, str], Path]) -> None:
+@pytest.mark.parametrize("cpu", newer_cpu.CPUS)
+def test_all_that_depends_on_the_cpu(cpu: str, tmp_path: Path) -> None:
     for package in ("onnx", *newer_cpu.LIBRARIES):
         pytest.importorskip(package)
-    files = ("test_matrix.py", "test_byte_products.py", "test_engines.py", "test_engine_arithmetic.py")
-    paths = [f"tests/speedup/{file}" for file in files]
-    output, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *paths, "tests/test_shipped.py")
+    files = ("matrix", "byte_products", "engines", "engine_arithmetic", "bfloat16", "ties", "shared_outputs")
+    tests = [*(f"tests/speedup/test_{name}.py" for name in files), "tests/speedup/bench", "tests/test_shipped.py"]
+    with newer_cpu.environment(cpu, tmp_path / "report") as variables:
+        output, computed = run((variables, tmp_path / "report"), sys.executable, "-m", "pytest", "-q", *tests)
     assert "failed" not in output
     assert computed.instructions > 1_000_000
 

@@ -128,7 +128,7 @@ def _row(
     notes = list(kernels.notes)
     if isinstance(variant.speedup, ModelSpeedupOpenVINO) and "bfloat16" in variant.precision:
         ran = variant.speedup.floats_ran_in
-        if ran != "bfloat16":
+        if ran != variant.speedup.float_precision:
             notes.insert(0, f"this CPU has no bfloat16: OpenVINO ran {ran}")
     measured = None
     if variant.reference is not None:

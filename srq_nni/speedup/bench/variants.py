@@ -19,14 +19,15 @@ from srq_nni.speedup.export import export_float_onnx, export_onnx, write_atomica
 from srq_nni.speedup.image_metadata import read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.openvino import BFLOAT16, FLOAT32, FLOAT_PRECISIONS
 from srq_nni.speedup.simulator import integer_simulator
 
-FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16 = "float32", "bfloat16", "int8 + float32", "int8 + bfloat16"
+INT8, INT8_BFLOAT16, INT8_BFLOAT16_TAIL = (f"int8 + {floats}" for floats in FLOAT_PRECISIONS)
 NO_BFLOAT16 = {
     "onnxruntime": "onnxruntime has no bfloat16 convolution for this processor",
     "tensorrt": "srq-nni builds no bfloat16 engine with TensorRT",
 }
-ORDER = (FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16)
+ORDER = (FLOAT32, BFLOAT16, INT8, INT8_BFLOAT16, INT8_BFLOAT16_TAIL)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Variant:
 
     Attributes:
         engine: that runs it.
-        precision: ``float32``, ``bfloat16``, ``int8 + float32`` or ``int8 + bfloat16``: of what is quantized and of the
-            rest.
+        precision: one of ``ORDER``: of what is quantized, and of the rest in the words of ``ModelSpeedupOpenVINO``.
         speedup: the built engine; None if it has no such precision.
         file_bytes: size of the ONNX file.
         reference: name of the simulator of what it computes, if it is an integer variant; see ``Subject``.
@@ -149,8 +149,8 @@ def _of_engine(
         if path is None:
             continue
         reference = simulator if path is integer else None
-        floats = BFLOAT16 if precision in (BFLOAT16, INT8_BFLOAT16) else FLOAT32
-        if floats == BFLOAT16 and engine != "openvino":
+        floats = precision.removeprefix("int8 + ")
+        if floats != FLOAT32 and engine != "openvino":
             if precision == BFLOAT16:
                 found.append(Variant(engine, precision, None, path.stat().st_size, None, NO_BFLOAT16[engine]))
             continue

@@ -14,6 +14,7 @@ from srq_nni.errors import CheckpointError, ExportError, OptionError
 from srq_nni.speedup import ModelSpeedupOpenVINO, export_float_onnx, export_onnx
 from srq_nni.speedup.bench import BenchReport, Difference, Row, benchmark, difference, photograph
 from srq_nni.speedup.bench.floats import has_quantizers, without_quantizers
+from srq_nni.speedup.bench.variants import ORDER
 from srq_nni.speedup.machine import Machine, cpu_flags, this_machine
 from tests.speedup.architectures import ARCHITECTURES, quantized
 from tests.speedup.networks import edsr, photo
@@ -27,7 +28,7 @@ BOTH = ("openvino", "onnxruntime")
 def test_int8_never_stands_alone() -> None:
     report = benchmark(quantized("EDSR", "pams", 4, "deploy"), engines=BOTH, size=(24, 40), repeats=2)
     assert [(row.engine, row.precision) for row in report.rows] == [
-        *(("openvino", name) for name in ("float32", "bfloat16", "int8 + float32", "int8 + bfloat16")),
+        *(("openvino", name) for name in ORDER),
         *(("onnxruntime", name) for name in ("float32", "bfloat16", "int8 + float32")),
     ]
     for row in report.rows:
@@ -79,6 +80,7 @@ def test_an_integer_file_is_measured_beside_its_floats(tmp_path: Path) -> None:
         ("openvino", "bfloat16", 0),
         ("openvino", "int8 + float32", 2),
         ("openvino", "int8 + bfloat16", 2),
+        ("openvino", "int8 + bfloat16 tail", 2),
         ("onnxruntime", "float32", 0),
         ("onnxruntime", "bfloat16", 0),
     ], "the file was written for OpenVINO"
@@ -185,5 +187,6 @@ def test_float_precision_is_checked() -> None:
     with pytest.raises(ExportError) as raised:
         ModelSpeedupOpenVINO("x.onnx", (1, 3, 8, 8), float_precision="bfloat61")
     assert str(raised.value) == (
-        "float_precision: 'bfloat61' is not known; give one of float32, bfloat16; did you mean 'bfloat16'?"
+        "float_precision: 'bfloat61' is not known; give one of float32, bfloat16, bfloat16 tail; did you mean "
+        "'bfloat16'?"
     )
