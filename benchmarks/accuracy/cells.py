@@ -205,7 +205,7 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
     for bits, recipe in BEST.items():
         yield Cell("ddtb", bits, recipe=recipe)
-    for bits, lr in ((2, "1e-3"), (3, "2e-3")):
+    for bits, lr in ((2, "1e-3"), (3, "1e-3"), (4, "2e-3")):
         yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)

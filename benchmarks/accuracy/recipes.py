@@ -86,5 +86,5 @@ RECIPES = {
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
 }
-BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "1e-3", 8: "1e-4"}  # of whole runs
+BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "1e-4"}  # of whole runs
 BEST = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
