@@ -244,7 +244,7 @@ def main() -> None:
     if beside:
         parts += [
             "## Float layers in bfloat16, on OpenVINO",
-            "`bfloat16` are the layers that OpenVINO chooses, `bfloat16 tail` those behind the last quantizer.",
+            "`bfloat16` are the layers that OpenVINO chooses, `bfloat16-tail` those behind the last quantizer.",
             table(("method", "bits", "wiring", "floats", *cells, integers, "in bfloat16"), beside),
         ]
     with atomic_file(args.out) as file:

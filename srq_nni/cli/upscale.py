@@ -24,6 +24,11 @@ def parser() -> Parser:
     made.add_argument("--tile", type=int, metavar="N", help="pixels kept of each window; 0 for none (default: 256)")
     made.add_argument("--overlap", type=int, metavar="N", help="pixels around them (default: what the network sees)")
     made.add_argument("--threads", type=int, metavar="N", help="threads of the engine (default: its own choice)")
+    made.add_argument(
+        "--float-precision",
+        metavar="P",
+        help="of layers that are not quantized, on openvino: float32 (default), bfloat16-tail or bfloat16",
+    )
     made.add_argument("--format", metavar="FORMAT", help="png, jpg, webp, tif or bmp for all results of a folder")
     made.add_argument("--skip-existing", action="store_true", help="leave out images whose result is already there")
     made.add_argument("--max-pixels", type=int, metavar="N", help="refuse larger images (default: 89478485)")
@@ -45,7 +50,13 @@ def main(argv: Sequence[str]) -> None:
     from srq_nni.speedup import upscale
 
     todo = upscale.plan(args.input, args.output, suffix=args.format, skip_existing=args.skip_existing)
-    network = upscale.SRNetwork(args.model, engine=args.engine, threads=args.threads, value_range=args.value_range)
+    network = upscale.SRNetwork(
+        args.model,
+        engine=args.engine,
+        threads=args.threads,
+        value_range=args.value_range,
+        float_precision=args.float_precision,
+    )
     for path in todo.skipped:
         sys.stderr.write(f"srq: skipped '{path}'\n")
     with _Progress(todo) as progress:

@@ -21,7 +21,7 @@ from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
 
 INTEGER_PRECISIONS = ("i8", "u8")
-FLOAT32, BFLOAT16, BFLOAT16_TAIL = "float32", "bfloat16", "bfloat16 tail"
+FLOAT32, BFLOAT16, BFLOAT16_TAIL = "float32", "bfloat16", "bfloat16-tail"
 FLOAT_PRECISIONS = {FLOAT32: "f32", BFLOAT16: "bf16", BFLOAT16_TAIL: "f32"}
 RUNTIME_KEYS = ("layerType", "runtimePrecision", "primitiveType")
 LOSSY_NOTE = (
@@ -55,7 +55,7 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
     Args:
         float_precision: of what is not quantized. ``float32`` is exact, also on CPUs that would choose bfloat16 by
             themselves. Faster where the CPU has bfloat16, and float32 elsewhere (see ``floats_ran_in``):
-            ``bfloat16 tail``, which leaves all codes exact, see ``bfloat16_tail``; ``bfloat16``, OpenVINO's own choice
+            ``bfloat16-tail``, which leaves all codes exact, see ``bfloat16_tail``; ``bfloat16``, OpenVINO's own choice
             of layers, the head among them, which moves codes.
     """
 

@@ -39,6 +39,11 @@ def test_one_image(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(np.asarray(Image.open("large.png")), repeated(PHOTO))
 
 
+def test_floats_in_another_precision(here: Path) -> None:
+    main(["upscale", "photo.png", "-m", "x2.onnx", "-o", "large.png", "--float-precision", "bfloat16-tail"])
+    assert np.array_equal(np.asarray(Image.open("large.png")), repeated(PHOTO))
+
+
 def test_a_folder_with_a_broken_image(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["upscale", "in", "-m", "x2.onnx", "-o", "out", "--format", "webp"])
@@ -107,6 +112,14 @@ def test_ctrl_c_leaves_whole_images_and_says_how_to_go_on(
         ("photo.png -m x2.onnx -o x.png --threads 0", "threads: 0 is not allowed; give a number from 1"),
         ("photo.png -m x2.onnx -o x.png --max-pixels 0", "max_pixels: 0 is not allowed; give a number of pixels"),
         ("photo.png -m x2.onnx -o x.png --max-pixels 9", "'photo.png' has 23 x 17 pixels and the limit is 9; raise it"),
+        (
+            "photo.png -m x2.onnx -o x.png --float-precision bfloat16-tial",
+            "float_precision: 'bfloat16-tial' is not known; give one of float32, bfloat16, bfloat16-tail; did you mean",
+        ),
+        (
+            "photo.png -m x2.onnx -o x.png --engine onnxruntime --float-precision bfloat16",
+            "float_precision: 'bfloat16' is for openvino, and 'onnxruntime' has no such choice; leave it out or give",
+        ),
         ("photo.png -m x2.onnx -o x.png --value-range 0", "value_range: '0.0' is not allowed; give the value of white"),
     ],
 )  # fmt: skip

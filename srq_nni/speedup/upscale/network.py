@@ -45,6 +45,7 @@ class SRNetwork:
         engine: str | None = None,
         threads: int | None = None,
         value_range: float | None = None,
+        float_precision: str | None = None,
     ) -> None:
         """Load a network.
 
@@ -53,9 +54,11 @@ class SRNetwork:
             engine: ``openvino``, ``onnxruntime`` or ``tensorrt``; by default the one the file was written for.
             threads: of the engine; None leaves the choice to it.
             value_range: value of white in input and output, for files that do not state it.
+            float_precision: of the layers that are not quantized, on OpenVINO, see ``ModelSpeedupOpenVINO``.
 
         Raises:
-            ExportError: if the file cannot be read, is no network from images to images, or the engine does not run.
+            ExportError: if the file cannot be read, is no network from images to images, or the engine does not run or
+                has no ``float_precision``.
             CheckpointError: if ``model`` is a checkpoint that cannot be used.
         """
         if engine is not None:
@@ -73,7 +76,9 @@ class SRNetwork:
             self.engine = engine or _engine_for(entries.get("engine") if FORMAT_KEY in entries else None)
             field = receptive_field(proto)
             self.radius, self.untileable = field.radius, field.reason
-            self._speedup = engine_of(self.engine, file, (1, self.channels, LARGEST, LARGEST), threads=threads)
+            shape = (1, self.channels, LARGEST, LARGEST)
+            options = self._options(float_precision)
+            self._speedup = engine_of(self.engine, file, shape, threads=threads, **options)
         self.scale = field.scale or self._measure_scale()
         self.warned: set[int] = set()  # overlaps that may leave seams, of which the user has heard
 
@@ -93,6 +98,16 @@ class SRNetwork:
         if not np.isfinite(output).all():
             raise ExportError(f"'{self.path}' returned NaN or infinity; give a network whose weights are finite")
         return output
+
+    def _options(self, float_precision: str | None) -> dict[str, str]:
+        if float_precision is None:
+            return {}
+        if self.engine != "openvino":
+            raise ExportError(
+                f"float_precision: '{float_precision}' is for openvino, and '{self.engine}' has no such choice; "
+                "leave it out or give the engine openvino"
+            )
+        return {"float_precision": float_precision}
 
     def _run(self, image: np.ndarray) -> np.ndarray:
         return self._speedup.inference(torch.from_numpy(np.ascontiguousarray(image))[None])[0][0].numpy()

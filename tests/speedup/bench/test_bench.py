@@ -80,7 +80,7 @@ def test_an_integer_file_is_measured_beside_its_floats(tmp_path: Path) -> None:
         ("openvino", "bfloat16", 0),
         ("openvino", "int8 + float32", 2),
         ("openvino", "int8 + bfloat16", 2),
-        ("openvino", "int8 + bfloat16 tail", 2),
+        ("openvino", "int8 + bfloat16-tail", 2),
         ("onnxruntime", "float32", 0),
         ("onnxruntime", "bfloat16", 0),
     ], "the file was written for OpenVINO"
@@ -187,6 +187,6 @@ def test_float_precision_is_checked() -> None:
     with pytest.raises(ExportError) as raised:
         ModelSpeedupOpenVINO("x.onnx", (1, 3, 8, 8), float_precision="bfloat61")
     assert str(raised.value) == (
-        "float_precision: 'bfloat61' is not known; give one of float32, bfloat16, bfloat16 tail; did you mean "
+        "float_precision: 'bfloat61' is not known; give one of float32, bfloat16, bfloat16-tail; did you mean "
         "'bfloat16'?"
     )
