@@ -8,7 +8,8 @@ exact if no two neighbouring weights are too large together, which those of trai
 ONNX Runtime multiplies uint8 by int8 so, unless the session option ``session.x64quantprecision`` is 1, which changes
 weights to uint8 on such CPUs, and on those with AVX-VNNI, which then do not use it. In OpenVINO oneDNN does the same
 for uint8 inputs; for int8 inputs it adds 128 to them and multiplies the weights by 0.5, rounding half to even, so odd
-weight codes lose their last bit.
+weight codes lose their last bit. With AVX-VNNI but no AVX-512 it does so in its GEMM kernels, which run groups whose
+channels are no multiple of 8.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ def has_vnni(cpuinfo: Path = CPUINFO) -> bool | None:
     if not flags & {"sse4_1", "avx2"}:
         return None
     return bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+def has_avx_vnni_alone(cpuinfo: Path = CPUINFO) -> bool:
+    """Return whether VNNI is there in the form without AVX-512 only, which not all kernels of oneDNN use."""
+    flags = cpu_flags(cpuinfo)
+    return "avx_vnni" in flags and not flags & {"avx512_vnni", "amx_int8"}
 
 
 def inexact_without_vnni(proto: Any, rules: EngineRules) -> tuple[str, ...]:

@@ -32,12 +32,14 @@ class PrecisionReport:
         kernels: (layer, precision, kernel) of every convolution the engine has.
         integer_convolutions: how many of them multiply integers.
         notes: one sentence for each thing that is not as a reader would expect.
+        inexact: layers whose products this CPU may round or saturate in these kernels, see ``byte_products``.
     """
 
     engine: str
     kernels: tuple[tuple[str, str, str], ...]
     integer_convolutions: int
     notes: tuple[str, ...] = ()
+    inexact: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [

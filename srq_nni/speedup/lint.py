@@ -156,9 +156,9 @@ class _Linter:
 
     def _input(self, node: Any) -> Iterator[str]:
         tensor = node.input[0]
-        before, padded = self.graph.producer(tensor), False
+        before, carried = self.graph.producer(tensor), set[str]()
         while before is not None and before.op_type in ("Pad", *self.accepted.carriers):
-            padded = padded or before.op_type == "Pad"
+            carried.add(before.op_type)
             tensor = before.input[0]
             before = self.graph.producer(tensor)
         dequantizer = self._dequantizer(tensor)
@@ -166,9 +166,11 @@ class _Linter:
         if dequantizer is None or quantizer is None:
             yield "its input is not quantized"
             return
-        if padded and "Pad" not in self.accepted.carriers:
+        if "Pad" in carried - {*self.accepted.carriers}:
             yield "a Pad stands between its quantizer and it"
         grid = self.graph.grid(dequantizer)
+        if "Relu" in carried and grid.zero_point is not None and grid.zero_point.any():
+            yield "a ReLU stands between its quantizer, which has a zero point, and it"
         forbidden = [kind for kind in between if kind not in self.accepted.integer_operations]
         if forbidden:
             yield f"a {forbidden[0]} of integers stands before it, and {self.engine} takes none between Q and DQ"

@@ -15,7 +15,7 @@ import numpy as np
 
 from srq_nni.errors import ExportError, did_you_mean
 from srq_nni.speedup.bfloat16_tail import tail_in_bfloat16
-from srq_nni.speedup.byte_products import has_vnni, inexact_without_vnni
+from srq_nni.speedup.byte_products import has_avx_vnni_alone, has_vnni, inexact_without_vnni
 from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.lazy import import_or_explain
@@ -27,6 +27,13 @@ RUNTIME_KEYS = ("layerType", "runtimePrecision", "primitiveType")
 LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
     "int8 inputs, and uint8 inputs beyond 127 may saturate; 7 bits or fewer are exact here, 8 bits on CPUs with VNNI."
+)
+
+
+GEMM = "jit_gemm"  # kernels of groups with few channels, which multiply bytes without AVX-VNNI
+GEMM_NOTE = (
+    "{count} convolution(s) run in kernels that do not use this CPU's AVX-VNNI, and may saturate uint8 inputs beyond "
+    "127 there: groups whose channels are no multiple of 8; 7 bits or fewer are exact."
 )
 
 
@@ -107,6 +114,10 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
                 kernels.append((operation.get_friendly_name(), facts["runtimePrecision"], facts["primitiveType"]))
         integer = sum(precision in INTEGER_PRECISIONS for _, precision, _ in kernels)
         proto = import_or_explain("onnx", "openvino").load_model_from_string(content)
-        lossy = inexact_without_vnni(proto, get_rules(self.engine)) if integer and has_vnni() is False else ()
-        notes = (LOSSY_NOTE.format(count=len(lossy)),) if lossy else ()
-        return PrecisionReport(self.engine, tuple(kernels), integer, notes)
+        without = sum(
+            precision in INTEGER_PRECISIONS and (has_vnni() is False or (has_avx_vnni_alone() and GEMM in kernel))
+            for _, precision, kernel in kernels
+        )
+        lossy = inexact_without_vnni(proto, get_rules(self.engine)) if without else ()
+        note = LOSSY_NOTE.format(count=len(lossy)) if has_vnni() is False else GEMM_NOTE.format(count=without)
+        return PrecisionReport(self.engine, tuple(kernels), integer, (note,) if lossy else (), lossy)

@@ -23,7 +23,6 @@ from torch import nn
 
 from srq_nni.errors import ExportError
 from srq_nni.quantization.grid import IntegerGrid
-from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine import EngineSpeedup
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.engines import engine_of
@@ -137,7 +136,7 @@ def explain_difference(
     codes = _EngineCodes(simulator)
     with tempfile.TemporaryDirectory() as folder:
         path, probed = Path(folder) / "model.onnx", Path(folder) / "probed.onnx"
-        report = export_onnx(model, path, engine, sample=batches[0][:1])
+        export_onnx(model, path, engine, sample=batches[0][:1])
         probes = _write_probed(path, probed)
         plain, showing = (engine_of(engine, file, shape, threads=threads) for file in (path, probed))
         for batch in batches:
@@ -145,7 +144,7 @@ def explain_difference(
             forced = codes.run(batch, _chosen(showing, batch, probes))
             largest = max(largest, float((output - simulator(batch)).abs().max()))
             remaining = max(remaining, float((output - forced).abs().max()))
-    lossy = report.inexact_without_vnni if engine == "openvino" and has_vnni() is not True else ()
+    lossy = plain.precision_report().inexact
     levels = 255 / value_range
     return Explanation(engine, largest * levels, remaining * levels, codes.others, lossy)
 

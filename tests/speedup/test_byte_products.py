@@ -15,8 +15,9 @@ from torch import nn
 
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
 from srq_nni.quantization.layers import attach_quantizer
-from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
-from srq_nni.speedup.byte_products import has_vnni, saturates
+from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, explain_difference, integer_simulator
+from srq_nni.speedup.byte_products import has_avx_vnni_alone, has_vnni, saturates
+from srq_nni.speedup.openvino import GEMM_NOTE
 from srq_nni.speedup.simulator import IntegerConv2d
 from tests.speedup.networks import edsr, photo, psnr, quantize
 
@@ -142,6 +143,27 @@ def test_onnxruntime_is_asked_to_avoid_what_saturates_on_this_cpu(
             options.get_session_config_entry("session.x64quantprecision")
 
 
+def test_openvino_multiplies_groups_without_avx_vnni(tmp_path: Path) -> None:
+    """Six channels a group are no multiple of 8: a GEMM kernel runs them, and saturates; eight are exact."""
+    if not has_avx_vnni_alone():
+        pytest.skip("this CPU has no AVX-VNNI, or VNNI of AVX-512")
+    for channels, exact in ((16, True), (12, False)):
+        network = nn.Sequential(nn.Conv2d(3, channels, 1, bias=False), nn.Identity())
+        network.append(nn.Conv2d(channels, channels, 3, padding=1, bias=False, groups=2))
+        network[2].weight.data.copy_(torch.randint(-127, 128, network[2].weight.shape) * STEP)
+        network[2].weight.data[:, :, 0, 0] = 127 * STEP
+        network[0].weight.data.copy_(torch.randint(-1, 2, (channels, 3, 1, 1)))
+        quantize(network, "2", "ddtb", 8, activation("ddtb", 8, signed=True))
+        x = torch.randint(-256, 257, (1, 3, 24, 24)) * STEP
+        speedup, output = run("openvino", network.eval(), x, tmp_path)
+        with torch.no_grad():
+            assert torch.equal(output, integer_simulator(network)(x)) is exact
+        report = speedup.precision_report()
+        assert report.inexact == (() if exact else ("2",))
+        assert report.notes == (() if exact else (GEMM_NOTE.format(count=1),))
+        assert explain_difference(network, x, threads=1).kind == ("exact" if exact else "lossy")
+
+
 def test_a_layer_that_runs_twice_at_8_bits(tmp_path: Path) -> None:
     """ONNX Runtime refuses a shared weight with the option that keeps it from saturating."""
     network = nn.Sequential(*extreme("pams", 8, 8, signed=True))
@@ -221,3 +243,12 @@ def test_vnni_is_read_from_cpuinfo(text: str, expected: bool | None, tmp_path: P
     (tmp_path / "cpuinfo").write_text(text)
     assert has_vnni(tmp_path / "cpuinfo") is expected
     assert has_vnni(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("flags : avx2 avx_vnni", True), ("flags : avx2 avx_vnni avx512_vnni", False), ("flags : avx2", False)],
+)
+def test_avx_vnni_alone_is_read_from_cpuinfo(text: str, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_avx_vnni_alone(tmp_path / "cpuinfo") is expected

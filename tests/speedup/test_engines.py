@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from srq_nni.errors import ExportError
+from srq_nni.quantization.layers import attach_quantizer
+from srq_nni.quantization.methods import METHODS
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, export_onnx, integer_simulator
 from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine import EngineSpeedup
 from tests.speedup.architectures import quantized
-from tests.speedup.networks import difference, edsr, mixed, photo, psnr, quantize, run_with_ties
+from tests.speedup.networks import calibrated, difference, edsr, mixed, photo, psnr, quantize, run_with_ties
 from tests.sr_data import REPOSITORY
 
 ROUNDING = 2e-3  # grey levels that float32 rounding of the unquantized layers may cost
@@ -102,6 +104,23 @@ def test_openvino_runs_every_body_convolution_in_int8(tmp_path: Path) -> None:
         report = compressed("openvino", edsr("pams", bits, blocks=3, features=16), tmp_path).precision_report()
         assert (report.integer_convolutions, len(report.kernels)) == (6, 10)
         assert f"openvino: {6} of 10 convolutions in integers" in str(report)
+
+
+@pytest.mark.parametrize(("method", "in_integers"), [("pams", True), ("ddtb", False)])
+def test_a_relu_carries_integers_unless_they_have_a_zero_point(method: str, in_integers: bool, tmp_path: Path) -> None:
+    """A weight alone is quantized behind it; DDTB's 8 bits have a zero point, with which OpenVINO's ReLU is float."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    network.append(nn.ReLU()).append(nn.Conv2d(16, 3, 3, padding=1))
+    quantize(network, "2", method, 8)
+    attach_quantizer(network, "2", "_output_0", METHODS[method].activation(8))
+    attach_quantizer(network, "4", "weight", METHODS[method].weight(6))
+    speedup = compressed("openvino", calibrated(network, photo(64)), tmp_path)
+    assert speedup.report is not None
+    layers = {layer.name: (layer.runs_in_integers, layer.reason) for layer in speedup.report.layers}
+    reason = "a ReLU stands between its quantizer, which has a zero point, and it"
+    assert layers["4"] == ((True, "") if in_integers else (False, reason))
+    assert speedup.precision_report().integer_convolutions == 1 + in_integers
 
 
 def test_onnxruntime_report_hides_nothing(tmp_path: Path) -> None:
