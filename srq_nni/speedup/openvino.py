@@ -28,12 +28,10 @@ LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
     "int8 inputs, and uint8 inputs beyond 127 may saturate; 7 bits or fewer are exact here, 8 bits on CPUs with VNNI."
 )
-
-
-GEMM = "jit_gemm"  # kernels of groups with few channels, which multiply bytes without AVX-VNNI
+GEMM = "jit_gemm"  # kernels of some groups, as of 6 channels, which multiply bytes without AVX-VNNI
 GEMM_NOTE = (
     "{count} convolution(s) run in kernels that do not use this CPU's AVX-VNNI, and may saturate uint8 inputs beyond "
-    "127 there: groups whose channels are no multiple of 8; 7 bits or fewer are exact."
+    "127 there: some groups, as of 6 channels; 7 bits or fewer are exact."
 )
 
 

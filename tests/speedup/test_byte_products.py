@@ -144,7 +144,7 @@ def test_onnxruntime_is_asked_to_avoid_what_saturates_on_this_cpu(
 
 
 def test_openvino_multiplies_groups_without_avx_vnni(tmp_path: Path) -> None:
-    """Six channels a group are no multiple of 8: a GEMM kernel runs them, and saturates; eight are exact."""
+    """A GEMM kernel runs groups of six channels, and saturates; groups of eight are exact."""
     if not has_avx_vnni_alone():
         pytest.skip("this CPU has no AVX-VNNI, or VNNI of AVX-512")
     for channels, exact in ((16, True), (12, False)):
