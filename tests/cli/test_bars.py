@@ -21,7 +21,7 @@ COMMANDS = {
         ("Building engines:", "0/1", "engine"),
         ("Exporting for openvino:", "0/18", "layer"),
         ("Measuring net.pth:", "0/2", "round"),
-        ("Comparing with the simulator:", "0/4", "variant"),
+        ("Comparing with the simulator:", "0/5", "variant"),
     ],
     "upscale in -m net.pth -o out --tile 8 --threads 1": [
         ("Exporting for openvino:", "0/18", "layer"),

@@ -29,7 +29,7 @@ def test_table_and_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert captured.err == ""
     content = json.loads(Path("out.json").read_text())
     assert (content["size"], content["threads"], content["repeats"]) == ([12, 20], 1, 2)
-    assert [row["precision"] for row in content["rows"]][-1] == "int8 + bfloat16"
+    assert [row["precision"] for row in content["rows"]][-1] == "int8 + bfloat16-tail"
 
 
 @pytest.mark.parametrize(
