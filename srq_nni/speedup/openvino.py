@@ -80,7 +80,10 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
     def floats_ran_in(self) -> str:
         """What OpenVINO made of ``float_precision`` on this CPU: the same, or ``float32``."""
         self._loaded()
-        return self.float_precision if has_bfloat16() else FLOAT32
+        if self.float_precision == BFLOAT16_TAIL:  # the file says it, not the hint
+            return BFLOAT16_TAIL if has_bfloat16() else FLOAT32
+        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return next((name for name, word in FLOAT_PRECISIONS.items() if word == hint), str(hint))
 
     def check_installed(self) -> None:
         import_or_explain("openvino", "openvino")
@@ -110,12 +113,9 @@ class ModelSpeedupOpenVINO(EngineSpeedup):
             facts = {key: operation.get_rt_info()[key].astype(str) for key in RUNTIME_KEYS}
             if facts["layerType"] == "Convolution":
                 kernels.append((operation.get_friendly_name(), facts["runtimePrecision"], facts["primitiveType"]))
-        integer = sum(precision in INTEGER_PRECISIONS for _, precision, _ in kernels)
         proto = import_or_explain("onnx", "openvino").load_model_from_string(content)
-        without = sum(
-            precision in INTEGER_PRECISIONS and (has_vnni() is False or (has_avx_vnni_alone() and GEMM in kernel))
-            for _, precision, kernel in kernels
-        )
+        kinds = [kernel for _, precision, kernel in kernels if precision in INTEGER_PRECISIONS]
+        without = kinds if has_vnni() is False else [kind for kind in kinds if has_avx_vnni_alone() and GEMM in kind]
         lossy = inexact_without_vnni(proto, get_rules(self.engine)) if without else ()
-        note = LOSSY_NOTE.format(count=len(lossy)) if has_vnni() is False else GEMM_NOTE.format(count=without)
-        return PrecisionReport(self.engine, tuple(kernels), integer, (note,) if lossy else (), lossy)
+        note = GEMM_NOTE.format(count=len(without)) if has_vnni() else LOSSY_NOTE.format(count=len(lossy))
+        return PrecisionReport(self.engine, tuple(kernels), len(kinds), (note,) if lossy else (), lossy)
