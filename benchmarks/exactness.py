@@ -34,7 +34,7 @@ from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, expla
 from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.engine_rules import ENGINES, INT8, UINT8, Container, EngineRules
 from srq_nni.speedup.graph import build_graph
-from srq_nni.speedup.openvino import BFLOAT16, BFLOAT16_TAIL, INTEGER_PRECISIONS, has_bfloat16
+from srq_nni.speedup.openvino import BFLOAT16, BFLOAT16_TAIL, has_bfloat16
 
 from provenance import provenance  # isort: skip
 
@@ -149,9 +149,9 @@ def beside_bfloat16(
             speedup = ModelSpeedupOpenVINO(network, shape, onnx_path=path, threads=1, float_precision=precision)
             speedup.compress()
             cells = compare(speedup, simulator, images)
-            kernels = [precision for _, precision, _ in speedup.precision_report().kernels]
-        integers = sum(kernel in INTEGER_PRECISIONS for kernel in kernels)
-        ran = f"{integers} of {len(kernels)}", str(kernels.count("bf16"))
+            report = speedup.precision_report()
+        in_bfloat16 = sum(kind == "bf16" for _, kind, _ in report.kernels)
+        ran = f"{report.integer_convolutions} of {len(report.kernels)}", str(in_bfloat16)
         yield method, str(bits), wiring, precision, *cells, *ran
 
 

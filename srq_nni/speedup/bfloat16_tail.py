@@ -6,7 +6,6 @@ few bits a far one; what is rounded behind it is off by that rounding alone. ``b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,8 @@ def tail_in_bfloat16(proto: Any) -> Any:
         proto: ``onnx.ModelProto`` with explicit Q/DQ pairs, nodes in topological order.
     """
     onnx = import_or_explain("onnx", "onnx")
-    tail = _tail(proto.graph)
     constants = OnnxGraph(proto.graph)
+    tail = _tail(proto.graph, constants)
     ours = [node for node in proto.graph.node if node.output[0] in tail]
     others = [node for node in proto.graph.node if node.output[0] not in tail]
     read_outside = {name for node in others for name in node.input} | {output.name for output in proto.graph.output}
@@ -60,9 +59,8 @@ def tail_in_bfloat16(proto: Any) -> Any:
     return written
 
 
-def _tail(graph: Any) -> set[str]:
+def _tail(graph: Any, constants: OnnxGraph) -> set[str]:
     """Return the first output of each node of the tail."""
-    constants = OnnxGraph(graph)
     before_a_quantizer: set[str] = set()
     for node in reversed(graph.node):
         if node.op_type == "QuantizeLinear" or before_a_quantizer & set(node.output):
@@ -77,16 +75,13 @@ def _tail(graph: Any) -> set[str]:
             reached.add(output)
         elif node.op_type in BETWEEN and reached & set(node.input):
             reached.add(output)
-    return convolutions | (reached & _wanted(graph.node, convolutions, reached))
-
-
-def _wanted(nodes: Iterable[Any], convolutions: set[str], reached: set[str]) -> set[str]:
-    """Return the tensors from which a way through ``reached`` leads to the input of a convolution."""
-    wanted: set[str] = set()
-    for node in reversed(list(nodes)):
-        if node.output[0] in convolutions or node.output[0] in reached & wanted:
-            wanted |= set(node.input)
-    return wanted
+    tail, read = set(convolutions), set[str]()  # what no convolution reads in the end is not in the tail
+    for node in reversed(graph.node):
+        if node.output[0] in reached & read:
+            tail.add(node.output[0])
+        if node.output[0] in tail:
+            read |= set(node.input)
+    return tail
 
 
 def _cast(source: str, target: str, to: int) -> Any:

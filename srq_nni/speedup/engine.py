@@ -32,7 +32,8 @@ class PrecisionReport:
         kernels: (layer, precision, kernel) of every convolution the engine has.
         integer_convolutions: how many of them multiply integers.
         notes: one sentence for each thing that is not as a reader would expect.
-        inexact: layers whose products this CPU may round or saturate in these kernels, see ``byte_products``.
+        inexact: layers whose products this CPU may round or saturate, see ``byte_products``; with AVX-VNNI all of wide
+            codes if any kernel does not use it, as kernels do not tell their layer.
     """
 
     engine: str

@@ -166,7 +166,7 @@ class _Linter:
         if dequantizer is None or quantizer is None:
             yield "its input is not quantized"
             return
-        if "Pad" in carried - {*self.accepted.carriers}:
+        if "Pad" in carried and "Pad" not in self.accepted.carriers:
             yield "a Pad stands between its quantizer and it"
         grid = self.graph.grid(dequantizer)
         if "Relu" in carried and grid.zero_point is not None and grid.zero_point.any():

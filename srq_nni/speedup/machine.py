@@ -12,10 +12,8 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 # Best first: what the int8 kernels of OpenVINO and ONNX Runtime would use.
-INSTRUCTION_SETS = (
-    *("amx_int8", "avx512_vnni", "avx_vnni_int8", "avx_vnni", "avx512f", "avx2", "sse4_1"),
-    *("i8mm", "asimddp"),
-)
+X86_SETS = ("amx_int8", "avx512_vnni", "avx_vnni_int8", "avx_vnni", "avx512f", "avx2", "sse4_1")
+INSTRUCTION_SETS = (*X86_SETS, "i8mm", "asimddp")
 BFLOAT16 = ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16")
 PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt")
 

@@ -75,8 +75,8 @@ def missing() -> str | None:
         return "the emulation needs Linux on an x86-64 CPU with AVX2"
     if flags & {"avx_vnni", "avx512_vnni", "amx_int8"}:
         return "this CPU has VNNI itself"
-    if shutil.which(_compiler()) is None:
-        return f"the emulation needs a C compiler, and {_compiler()} was not found"
+    if shutil.which(compiler()) is None:
+        return f"the emulation needs a C compiler, and {compiler()} was not found"
     return None
 
 
@@ -132,13 +132,14 @@ def _copy(package: str, patterns: tuple[str, ...], folder: Path) -> None:
         target.write_bytes(code)
 
 
-def _compiler() -> str:
+def compiler() -> str:
+    """Return the command of the C compiler."""
     return os.environ.get("CC", "cc")
 
 
 def _compile(folder: Path) -> Path:
     library = folder / "newer_cpu.so"
-    command = [_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
+    command = [compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
