@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper
 
-from srq_nni.speedup.byte_products import has_vnni
+from srq_nni.speedup import bfloat16_tail
+from srq_nni.speedup.machine import cpu_flags
 from srq_nni.speedup.openvino import core as openvino_core
 from tests.speedup.handmade import CHANNELS, GraphWriter
 
@@ -101,8 +102,8 @@ def test_openvino_drops_the_rounding_of_a_branch_unless_div_and_round_stand_apar
 
     The zero point has no part in it.
     """
-    if not rounds and has_vnni() is not False:
-        pytest.skip("what OpenVINO fuses was looked at on a CPU without VNNI only")
+    if not rounds and "amx_int8" in cpu_flags():
+        pytest.skip("what OpenVINO fuses was looked at on CPUs without AMX only")
     block = Block(zero, rounds=rounds)
     x = np.random.default_rng(1).normal(0, 0.1, (1, CHANNELS, 24, 24)).astype(np.float32)
     found = np.rint((run_openvino(block.model(), x) - 1e-3) / SUM)
@@ -153,3 +154,23 @@ def test_onnxruntime_multiplies_sums_by_one_rounded_ratio() -> None:
         assert difference.max() <= 1
         moved += int(difference.sum())
     assert moved > 0
+
+
+@pytest.mark.parametrize("rounded_before", [False, True])
+def test_openvino_casts_to_bfloat16_upwards_from_odd_ones_only(rounded_before: bool) -> None:
+    """So a mean over many values is lower by a quarter of a step, unless arithmetic has rounded them before."""
+    write, random = GraphWriter(), np.random.default_rng(1)
+    x = random.normal(0, 1, (1, CHANNELS, 24, 24)).astype(np.float32)
+    x *= 10 ** random.uniform(-6, 6, (1, CHANNELS, 1, 1)).astype(np.float32)
+    nearest = torch.from_numpy(x).bfloat16().float().numpy()
+    if rounded_before:
+        write.constant(bfloat16_tail.SPLITTER, np.float32(bfloat16_tail.SPLIT))
+        write.nodes += bfloat16_tail._rounding_cast("x")
+        cast, expected = "x" + bfloat16_tail.SUFFIX, nearest
+    else:
+        cast = write.node("Cast", ["x"], "cast", to=TensorProto.BFLOAT16)
+        bits = x.view(np.uint32)
+        expected = ((bits + ((bits >> 16 & 1) << 15)) >> 16 << 16).view(np.float32)
+        assert (expected != nearest).mean() > 0.2
+    found = run_openvino(write.model(write.node("Cast", [cast], "back", to=TensorProto.FLOAT)), x)
+    assert np.array_equal(found, expected)
