@@ -8,8 +8,8 @@ exact if no two neighbouring weights are too large together, which those of trai
 ONNX Runtime multiplies uint8 by int8 so, unless the session option ``session.x64quantprecision`` is 1, which changes
 weights to uint8 on such CPUs, and on those with AVX-VNNI, which then do not use it. In OpenVINO oneDNN does the same
 for uint8 inputs; for int8 inputs it adds 128 to them and multiplies the weights by 0.5, rounding half to even, so odd
-weight codes lose their last bit. With AVX-VNNI but no AVX-512 it does so in its GEMM kernels, which run some groups,
-as of 6 channels.
+weight codes lose their last bit. With AVX-VNNI, but neither AVX-512 nor AVX-VNNI-INT8, it does so in its GEMM kernels,
+which run some groups, as of 6 channels.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from srq_nni.speedup import bfloat16_tail
 from srq_nni.speedup.machine import cpu_flags
 from srq_nni.speedup.openvino import core as openvino_core
+from srq_nni.speedup.openvino import has_bfloat16
 from tests.speedup.handmade import CHANNELS, GraphWriter
 
 LIMIT = 7  # largest code of 4 bits
@@ -158,7 +159,10 @@ def test_onnxruntime_multiplies_sums_by_one_rounded_ratio() -> None:
 
 @pytest.mark.parametrize("rounded_before", [False, True])
 def test_openvino_casts_to_bfloat16_upwards_from_odd_ones_only(rounded_before: bool) -> None:
-    """So a mean over many values is lower by a quarter of a step, unless arithmetic has rounded them before."""
+    """So a mean over many values is lower by a quarter of a step, unless arithmetic has rounded them before.
+
+    On a CPU without bfloat16 and without AVX-512 the Cast does nothing.
+    """
     write, random = GraphWriter(), np.random.default_rng(1)
     x = random.normal(0, 1, (1, CHANNELS, 24, 24)).astype(np.float32)
     x *= 10 ** random.uniform(-6, 6, (1, CHANNELS, 1, 1)).astype(np.float32)
@@ -170,7 +174,7 @@ def test_openvino_casts_to_bfloat16_upwards_from_odd_ones_only(rounded_before: b
     else:
         cast = write.node("Cast", ["x"], "cast", to=TensorProto.BFLOAT16)
         bits = x.view(np.uint32)
-        expected = ((bits + ((bits >> 16 & 1) << 15)) >> 16 << 16).view(np.float32)
-        assert (expected != nearest).mean() > 0.2
+        upwards_from_odd = ((bits + ((bits >> 16 & 1) << 15)) >> 16 << 16).view(np.float32)
+        expected = upwards_from_odd if has_bfloat16() or "avx512f" in cpu_flags() else x
     found = run_openvino(write.model(write.node("Cast", [cast], "back", to=TensorProto.FLOAT)), x)
     assert np.array_equal(found, expected)

@@ -1,4 +1,4 @@
-/* The instructions that newer_cpu.c emulates: what their code says, and what they compute. */
+/* The instructions that other_cpu.c emulates: what their code says, and what they compute. */
 #include <stdint.h>
 #include <string.h>
 

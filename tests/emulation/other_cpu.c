@@ -1,14 +1,16 @@
-/* Programs believe that this x86-64 CPU is a newer one, and compute as on that, if they run with this library preloaded.
+/* Programs believe that this x86-64 CPU is another one, and compute as on that, if they run with this library preloaded.
  *
- * It takes a CPU with AVX2. Instructions with a VEX prefix that this does not have raise SIGILL: those of AVX-VNNI,
+ * It takes a CPU with AVX2. CPUID cannot be made to trap: programs have the reserved opcode 0F 0A instead, which is as long
+ * (other_cpu.py writes such copies), and get the answer from here. A program that asks Linux reads another /proc/cpuinfo.
+ * What the other CPU has and this one has not are instructions with a VEX prefix, which raise SIGILL: those of AVX-VNNI,
  * AVX-VNNI-INT8 and AVX-NE-CONVERT. The handler decodes the instruction (Intel SDM, volume 2, chapters 2.1 to 2.3), and
  * puts a jump in its place that leads to a function with the same effect on all registers, so each place in the code traps
- * once. CPUID cannot be made to trap: programs have the reserved opcode 0F 0A instead, which is as long (newer_cpu.py
- * writes such copies), and get the answer from here. A program that asks Linux reads another /proc/cpuinfo.
+ * once.
  *
- * NEWER_CPU_EAX, NEWER_CPU_EDX: bits that leaf 7, part 1 of CPUID has beside those of this CPU, hexadecimal.
- * NEWER_CPU_CPUINFO: the file that opens instead of /proc/cpuinfo.
- * NEWER_CPU_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers of CPUID".
+ * OTHER_CPU_BITS: what leaf 7 of CPUID answers otherwise than this CPU, 16 hexadecimal numbers: for EAX, EBX, ECX and EDX
+ *     of part 0, then of part 1, the bits to clear and the bits to set.
+ * OTHER_CPU_CPUINFO: the file that opens instead of /proc/cpuinfo.
+ * OTHER_CPU_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers of CPUID".
  *
  * Threads may run the same code for the first time at once: while a jump is written, its place holds the opcode 06, which
  * 64-bit code does not have, and who meets that tries again.
@@ -29,7 +31,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#include "newer_instructions.h"
+#include "instructions.h"
 
 enum { POOL_SIZE = 1 << 16, RED_ZONE = 128 };
 enum { BUSY = 0x06, JUMP = 0xe9 };
@@ -144,25 +146,29 @@ static int patch(uint8_t *code) {
     return done;
 }
 
-static uint32_t bits_from(const char *name) {
-    const char *text = getenv(name);
-    return text ? (uint32_t)strtoul(text, NULL, 16) : 0;
+/* Put the bits of one register into it: those to clear, then those to set. */
+static uint32_t changed(uint32_t answer, const char **bits) {
+    char *rest;
+    uint32_t clear = (uint32_t)strtoul(*bits, &rest, 16), set = (uint32_t)strtoul(rest, &rest, 16);
+    *bits = rest;
+    return (answer & ~clear) | set;
 }
 
 static int answer_cpuid(ucontext_t *context, const uint8_t *code) {
     if (code[0] != 0x0f || code[1] != 0x0a) return 0;
     greg_t *registers = context->uc_mcontext.gregs;
-    uint32_t leaf = (uint32_t)registers[REG_RAX], part = (uint32_t)registers[REG_RCX], a, b, c, d;
-    __cpuid_count(leaf, part, a, b, c, d);
-    if (leaf == 7 && part == 0 && a == 0) a = 1; /* there is a part 1 */
-    if (leaf == 7 && part == 1) {
-        a |= bits_from("NEWER_CPU_EAX");
-        d |= bits_from("NEWER_CPU_EDX");
-    }
-    registers[REG_RAX] = a;
-    registers[REG_RBX] = b;
-    registers[REG_RCX] = c;
-    registers[REG_RDX] = d;
+    static const int order[4] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX};
+    uint32_t leaf = (uint32_t)registers[REG_RAX], part = (uint32_t)registers[REG_RCX], answer[4];
+    __cpuid_count(leaf, part, answer[0], answer[1], answer[2], answer[3]);
+    const char *bits = leaf == 7 ? getenv("OTHER_CPU_BITS") : NULL;
+    if (bits && part == 0 && answer[0] == 0) answer[0] = 1; /* there is a part 1 */
+    if (bits && part <= 1)
+        for (uint32_t of = 0; of <= part; of++)
+            for (int number = 0; number < 4; number++) {
+                uint32_t other = changed(answer[number], &bits);
+                if (of == part) answer[number] = other;
+            }
+    for (int number = 0; number < 4; number++) registers[order[number]] = answer[number];
     registers[REG_RIP] += 2;
     answers++;
     return 1;
@@ -188,7 +194,7 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *old)
 }
 
 static const char *replaced(const char *path) {
-    const char *other = strcmp(path, "/proc/cpuinfo") ? NULL : getenv("NEWER_CPU_CPUINFO");
+    const char *other = strcmp(path, "/proc/cpuinfo") ? NULL : getenv("OTHER_CPU_CPUINFO");
     return other ? other : path;
 }
 
@@ -216,7 +222,7 @@ __attribute__((constructor)) static void start(void) {
 }
 
 __attribute__((destructor)) static void report(void) {
-    const char *path = getenv("NEWER_CPU_REPORT");
+    const char *path = getenv("OTHER_CPU_REPORT");
     FILE *file = path && answers + computed ? fopen(path, "a") : NULL;
     if (!file) return;
     fprintf(file, "%llu %llu %llu\n", (unsigned long long)computed, (unsigned long long)traps,

@@ -1,0 +1,183 @@
+"""The emulated instructions and CPUs are right, and on each of them the engines compute what they should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("capstone")
+pytest.importorskip("elftools")
+
+from srq_nni.speedup.machine import cpu_flags, this_machine
+from tests.emulation import other_cpu
+from tests.emulation.cpuid_sites import CPUID, cpuid_sites
+
+HERE = Path(__file__).parent
+BFLOAT16_TAIL = "test_a_tail_in_bfloat16_costs_its_own_rounding_at_any_width"
+NEWEST = "avx_ne_convert"
+pytestmark = pytest.mark.skipif(other_cpu.missing(NEWEST) is not None, reason=str(other_cpu.missing(NEWEST)))
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the emulated CPUs share."""
+    folder = tmp_path_factory.mktemp("copies")
+    other_cpu.write_copies(folder)
+    return folder
+
+
+@pytest.fixture
+def emulated(request: pytest.FixtureRequest, copies: Path, tmp_path: Path) -> dict[str, str]:
+    """Environment variables of a process on the CPU of the parameter, or on the one most of which is emulated."""
+    cpu = getattr(request, "param", NEWEST)
+    if (reason := other_cpu.missing(cpu)) is not None:
+        pytest.skip(reason)
+    return other_cpu.environment(cpu, copies, tmp_path / "report")
+
+
+each_cpu = pytest.mark.parametrize(
+    ("emulated", "cpu"), [pytest.param(cpu, cpu, id=cpu) for cpu in other_cpu.CPUS], indirect=["emulated"]
+)
+
+
+def build(source: Path, target: Path, *options: str) -> Path:
+    """Compile a C file."""
+    subprocess.run([other_cpu.compiler(), "-O2", *options, "-o", target, source], check=True)
+    return target
+
+
+def run(emulated: dict[str, str], *command: str | Path) -> tuple[str, other_cpu.Computed]:
+    """Run a command on the emulated CPU; return what it printed and what was emulated for it."""
+    report = Path(emulated["OTHER_CPU_REPORT"])
+    report.unlink(missing_ok=True)
+    result = subprocess.run(command, env=emulated, cwd=other_cpu.ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout, other_cpu.read_report(report)
+
+
+def test_every_form_of_the_instructions_is_plain_arithmetic(emulated: dict[str, str], tmp_path: Path) -> None:
+    """Four threads run 29 forms 2,000 times with random operands, and each is compiled into a jump once.
+
+    14 of them are those of AVX-VNNI, which a CPU may have itself.
+    """
+    program = build(HERE / "instructions_check.c", tmp_path / "check", "-mavx2", "-mf16c", "-pthread")
+    output, computed = run(emulated, program)
+    assert output == "1856000 compared, 0 wrong\n"
+    forms = 29 - 14 * ("avx_vnni" in cpu_flags())
+    assert computed == other_cpu.Computed(instructions=4 * forms * 2000, places=forms, answers=0)
+
+
+def test_cpuid_is_told_from_its_bytes_in_other_instructions(tmp_path: Path) -> None:
+    source = tmp_path / "library.c"
+    source.write_text(
+        "#include <cpuid.h>\n"
+        "int looks_like_it(void) { volatile int bytes = 0x11a20f11; return bytes; }\n"
+        "unsigned asks(void) { unsigned a, b, c, d; __cpuid(1, a, b, c, d); return a; }\n"
+    )
+    library = build(source, tmp_path / "library.so", "-shared", "-fPIC")
+    (site,) = cpuid_sites(library)
+    code = library.read_bytes()
+    assert code[site : site + 2] == CPUID
+    assert code.count(CPUID) == 2
+
+
+def test_a_library_without_a_table_of_functions_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "library.c"
+    source.write_text("int zero(void) { return 0; }\n")
+    options = ("-shared", "-fPIC", "-nostdlib", "-fno-asynchronous-unwind-tables", "-Wl,--no-eh-frame-hdr")
+    library = build(source, tmp_path / "library.so", *options)
+    with pytest.raises(ValueError, match=r"library\.so has no table of its functions \(\.eh_frame_hdr\)"):
+        cpuid_sites(library)
+
+
+def test_other_illegal_instructions_still_end_a_program(emulated: dict[str, str], tmp_path: Path) -> None:
+    source = tmp_path / "illegal.c"
+    source.write_text("int main(void) { __builtin_trap(); }\n")
+    program = build(source, tmp_path / "illegal")
+    assert subprocess.run([program], env=emulated).returncode == -4
+
+
+@each_cpu
+def test_linux_and_cpuid_tell_a_program_of_the_emulated_cpu(emulated: dict[str, str], cpu: str) -> None:
+    """What OpenVINO can do with the CPU, it knows from CPUID."""
+    pytest.importorskip("openvino")
+    program = "; ".join(
+        (
+            "from srq_nni.speedup.machine import cpu_flags, this_machine",
+            "from srq_nni.speedup.openvino import has_bfloat16",
+            "print(*sorted(cpu_flags()), has_bfloat16(), this_machine().processor, sep='\\n')",
+        )
+    )
+    output, _ = run(emulated, sys.executable, "-c", program)
+    *flags, bfloat16, processor = output.splitlines()
+    assert set(flags) == (cpu_flags() - other_cpu.BITS.keys()) | other_cpu.CPUS[cpu]
+    assert bfloat16 == str("avx_ne_convert" in flags)
+    assert processor == f"{this_machine().processor}, {cpu} emulated"
+
+
+@each_cpu
+def test_engines_on_the_emulated_cpu(emulated: dict[str, str], cpu: str) -> None:
+    """Rows of the matrix that a CPU without VNNI rounds, with the bounds of CPUs that have it, and bfloat16."""
+    for package in ("onnx", *other_cpu.LIBRARIES):
+        pytest.importorskip(package)
+    cells = [f"EDSR-{method}-paper-{engine}" for method in ("pams", "ddtb") for engine in other_cpu.LIBRARIES]
+    tests = [f"tests/speedup/test_matrix.py::test_8_bits[{cell}]" for cell in cells]
+    tests += [f"tests/speedup/test_bfloat16.py::{BFLOAT16_TAIL}[{cell}]" for cell in ("pams-8", "ddtb-2")]
+    output, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *tests)
+    assert ("6 passed" if cpu == NEWEST else "4 passed, 2 skipped") in output
+    assert computed.answers > 0
+    if not cpu_flags() >= other_cpu.CPUS[cpu]:
+        assert computed.instructions > 1_000_000
+
+
+@pytest.mark.slow
+@each_cpu
+def test_all_that_depends_on_the_cpu(emulated: dict[str, str], cpu: str) -> None:
+    for package in ("onnx", *other_cpu.LIBRARIES):
+        pytest.importorskip(package)
+    files = ("matrix", "byte_products", "engines", "engine_arithmetic", "bfloat16", "ties", "shared_outputs")
+    tests = [*(f"tests/speedup/test_{name}.py" for name in files), "tests/speedup/bench", "tests/test_shipped.py"]
+    _, computed = run(emulated, sys.executable, "-m", "pytest", "-q", *tests)
+    assert computed.answers > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "cpu", "reason"),
+    [
+        ("sse4_1", "avx2", "the emulation needs Linux on an x86-64 CPU with AVX2"),
+        ("avx2", "avx2", "this CPU is one with avx2 itself"),
+        ("avx2 avx_vnni", "avx2", None),
+        ("avx2", "avx_ne_convert", None),
+        ("avx2 avx512f avx512dq avx512cd", "avx512", "avx512 takes a CPU that has avx512bw, avx512vl"),
+    ],
+)
+def test_what_this_machine_cannot_emulate(
+    flags: str, cpu: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(other_cpu, "cpu_flags", lambda: frozenset(flags.split()))
+    assert other_cpu.missing(cpu) == reason
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(RuntimeError, match=r"needs a C compiler, and no-such-compiler was not found\.$"):
+        other_cpu.environment(NEWEST, tmp_path, tmp_path / "report")
+
+
+def test_a_cpu_that_this_machine_cannot_emulate_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(other_cpu, "cpu_flags", lambda: frozenset({"avx2"}))
+    assert other_cpu.main(["avx512", "-c", "pass"]) == 2
+    assert capsys.readouterr().err.startswith("avx512 takes a CPU that has avx512bw, ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["avx_vnni"], ["amx_int8", "script.py"]])
+def test_without_a_known_cpu_and_a_program_it_explains_itself(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert other_cpu.main(arguments) == 2
+    assert "python -m tests.emulation.other_cpu avx2 -m pytest" in capsys.readouterr().err
