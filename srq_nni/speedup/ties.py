@@ -1,10 +1,9 @@
 """Why the output of an engine differs from the integer simulator: the codes that differ, and how near to ties.
 
 A value halfway between two codes may get either: floating-point layers before it round their sums in the order of the
-kernel, and one such code changes a part of the image. What an engine chose is read from the engine itself, by a copy of
-the file that has the codes as further outputs. The simulator then runs with these codes in place of its own; if nothing
-but ties differs, its output is that of the engine. With further outputs an engine may fuse less and decide a tie
-otherwise than without; a difference is then ``unexplained`` although it may be a tie.
+kernel, and one such code changes a part of the image. What an engine chose is read from the engine itself, see
+``engine_codes``. The simulator then runs with these codes in place of its own; if nothing but ties differs, its output
+is that of the engine.
 """
 
 from __future__ import annotations
@@ -17,20 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from srq_nni.errors import ExportError
 from srq_nni.quantization.grid import IntegerGrid
-from srq_nni.speedup.engine import EngineSpeedup
+from srq_nni.speedup.engine_codes import Chosen, read_codes
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.engines import engine_of
 from srq_nni.speedup.export import export_onnx
-from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.markers import RangeGrid, TraceableGate
-from srq_nni.speedup.onnx_graph import OnnxGraph
-from srq_nni.speedup.pixel_shuffle import in_original_order, reordered_for
 from srq_nni.speedup.simulator import IntegerActivation2d, integer_simulator
 from srq_nni.speedup.table import text_table
 
@@ -135,80 +130,18 @@ def explain_difference(
     largest = remaining = 0.0
     codes = _EngineCodes(simulator)
     with tempfile.TemporaryDirectory() as folder:
-        path, probed = Path(folder) / "model.onnx", Path(folder) / "probed.onnx"
+        path = Path(folder) / "model.onnx"
         export_onnx(model, path, engine, sample=batches[0][:1])
-        probes = _write_probed(path, probed)
-        plain, showing = (engine_of(engine, file, shape, threads=threads) for file in (path, probed))
-        for batch in batches:
-            output = plain.inference(batch)[0].double()
-            forced = codes.run(batch, _chosen(showing, batch, probes))
-            largest = max(largest, float((output - simulator(batch)).abs().max()))
-            remaining = max(remaining, float((output - forced).abs().max()))
+        plain = engine_of(engine, path, shape, threads=threads)
+        outputs = [plain.outputs(batch)[0] for batch in batches]
+        chosen = read_codes(path, engine, batches, outputs, threads=threads)
+    for batch, output, found in zip(batches, outputs, chosen, strict=True):
+        image = torch.from_numpy(output).double()
+        largest = max(largest, float((image - simulator(batch)).abs().max()))
+        remaining = max(remaining, float((image - codes.run(batch, found)).abs().max()))
     lossy = plain.precision_report().inexact
     levels = 255 / value_range
     return Explanation(engine, largest * levels, remaining * levels, codes.others, lossy)
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """Further outputs of a file.
-
-    Attributes:
-        name: of a quantizer.
-        zero_point: of its stored codes.
-        block: see ``pixel_shuffle.reordered_for``.
-        gated: whether step, smallest and largest code of each image follow as outputs of their own.
-    """
-
-    name: str
-    zero_point: int
-    block: int
-    gated: bool
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What the engine chose in one run of a quantizer: codes as integers in float32, and the grid if it has a gate."""
-
-    codes: torch.Tensor
-    grid: tuple[torch.Tensor, ...] | None
-
-
-def _write_probed(path: Path, probed: Path) -> list[_Probe]:
-    """Write a copy of a file that has what each activation quantizer chooses as outputs; return them in order."""
-    onnx = import_or_explain("onnx", "onnx")
-    proto = onnx.load(path)
-    graph = OnnxGraph(proto.graph)
-    nodes = {node.name: node for node in graph.nodes}
-    types = {constant.name: constant.data_type for constant in proto.graph.initializer}
-    probes = []
-    for node in graph.nodes:
-        if node.op_type != "DequantizeLinear" or not node.name.endswith("_dq") or node.input[0] in types:
-            continue
-        prefix, zero_point = node.name.removesuffix("_dq"), graph.constant(node.input[2])
-        assert zero_point is not None
-        tensors = {node.input[0]: types[node.input[2]]}
-        gated = f"{prefix}_above" in nodes
-        if gated:
-            sources = (f"{prefix}_div", f"{prefix}_above", f"{prefix}_codes")
-            tensors.update((nodes[source].input[1], onnx.TensorProto.FLOAT) for source in sources)
-        for tensor, kind in tensors.items():
-            proto.graph.output.append(onnx.helper.make_tensor_value_info(tensor, kind, None))
-        block = reordered_for(graph, node.output[0])
-        probes.append(_Probe(prefix.partition("@")[0], int(zero_point), block, gated))
-    probed.write_bytes(proto.SerializeToString())
-    return probes
-
-
-def _chosen(engine: EngineSpeedup, images: torch.Tensor, probes: list[_Probe]) -> dict[str, list[_Chosen]]:
-    """Return what the engine chose, by quantizer and run of it."""
-    outputs = iter(engine.outputs(images)[1:])
-    found: dict[str, list[_Chosen]] = {}
-    for probe in probes:
-        codes = in_original_order(next(outputs).astype(np.float32) - probe.zero_point, probe.block)
-        grid = tuple(torch.from_numpy(next(outputs)) for _ in range(3)) if probe.gated else None
-        found.setdefault(probe.name, []).append(_Chosen(torch.from_numpy(codes), grid))
-    return found
 
 
 class _EngineCodes:
@@ -217,8 +150,8 @@ class _EngineCodes:
     def __init__(self, simulator: nn.Module) -> None:
         self._simulator = simulator
         self._found: dict[str, OtherCodes] = {}
-        self._left: dict[str, list[_Chosen]] = {}
-        self._taken: list[tuple[torch.Tensor, IntegerGrid | None, _Chosen]] = []
+        self._left: dict[str, list[Chosen]] = {}
+        self._taken: list[tuple[torch.Tensor, IntegerGrid | None, Chosen]] = []
         modules = {path.removesuffix("_quantizer"): module for path, module in simulator.named_modules()}
         self._quantizers = {name: module for name, module in modules.items() if isinstance(module, IntegerActivation2d)}
 
@@ -228,7 +161,7 @@ class _EngineCodes:
         names = [place for name in self._quantizers for place in (name + GATE, name)]
         return tuple(self._found[name] for name in names if name in self._found)
 
-    def run(self, images: torch.Tensor, chosen: dict[str, list[_Chosen]]) -> torch.Tensor:
+    def run(self, images: torch.Tensor, chosen: dict[str, list[Chosen]]) -> torch.Tensor:
         """Return the output of the simulator with what the engine chose, by quantizer and run of it."""
         self._left, self._taken = chosen, []
         handles = [
@@ -269,7 +202,7 @@ class _EngineCodes:
         distance = max(before.distance, float(distances.max()))
         self._found[name] = OtherCodes(name, before.count + len(distances), distance)
 
-    def _take(self, name: str, quantizer: IntegerActivation2d, x: torch.Tensor) -> _Chosen | None:
+    def _take(self, name: str, quantizer: IntegerActivation2d, x: torch.Tensor) -> Chosen | None:
         """Return what the engine chose for ``x``, None if the file has no codes of that shape.
 
         The file quantizes a tensor once for all who read it on the same grid, and may quantize parts of it before.

@@ -12,7 +12,7 @@ from torch import nn
 
 import srq_nni
 from srq_nni.errors import ExportError
-from srq_nni.speedup import Explanation, OtherCodes, explain_difference, ties
+from srq_nni.speedup import Explanation, OtherCodes, engine_codes, explain_difference, ties
 from srq_nni.speedup.simulator import IntegerActivation2d, integer_simulator
 from tests.speedup.architectures import quantized
 from tests.speedup.networks import edsr, photo, photo_away_from_ties
@@ -65,6 +65,29 @@ def test_every_quantizer_of_the_simulator_takes_the_codes_of_the_engine(
     assert found.kind in ("exact", "tie") and found.remaining < 0.01 and found.distance < ties.NEAR
     quantizers = sum(isinstance(module, IntegerActivation2d) for module in simulator.modules())
     assert len(taken) == quantizers and set(taken.values()) == {1}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_quantizers_are_read_one_by_one_where_showing_all_changes_the_image(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine may fuse otherwise if it shows all; one that then has all codes off by one is not believed."""
+    onnx = pytest.importorskip("onnx")
+    build, shown = engine_codes.engine_of, []
+
+    def engine_of(name: str, path: Path, *arguments: Any, **options: Any) -> Any:
+        built: Any = build(name, path, *arguments, **options)
+        shown.append(len(onnx.load(path).graph.output) - 1)
+        if shown[-1] > 1:
+            outputs = built.outputs
+            monkeypatch.setattr(built, "outputs", lambda images: [value + 1 for value in outputs(images)])
+        return built
+
+    monkeypatch.setattr(engine_codes, "engine_of", engine_of)
+    network = edsr("pams", 4, blocks=2)
+    found = explained(network, photo_away_from_ties(integer_simulator(network, engine=engine)), engine)
+    assert found.kind == "exact" and found.remaining < 0.01
+    assert shown[0] > 1 and shown[1:] == [1] * shown[0]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
