@@ -32,9 +32,12 @@ def test_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     assert [(row[1], row[2], row[3], row[6]) for row in ratios] == [
         ("openvino", "int8 + bfloat16", "float32", "8"),
         ("openvino", "int8 + bfloat16", "bfloat16", "1.6"),
+        ("openvino", "int8 + bfloat16-tail", "float32", "8"),
+        ("openvino", "int8 + bfloat16-tail", "bfloat16", "1.6"),
         ("onnxruntime", "int8 + float32", "float32", "2"),
     ]
     assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in ratios)
+    assert all(float(row[8].removesuffix(" |")) > 40 for row in ratios)
     assert "RDN x2 (16 blocks of 8), 8-bit body, 8x8 pixels, 1 thread(s), medians of 1 in turns" in page
     machine = speed.measure.__globals__["benchmark"].__globals__["this_machine"]()
     assert ("not AMX**: the ratios to reach are defined for AMX and were not" in page) == (
