@@ -96,16 +96,20 @@ def _probes(proto: Any) -> list[_Probe]:
     graph = OnnxGraph(proto.graph)
     nodes = {node.name: node for node in graph.nodes}
     types = {constant.name: constant.data_type for constant in proto.graph.initializer}
+    floats = import_or_explain("onnx", "onnx").TensorProto.FLOAT
     probes = []
     for node in graph.nodes:
-        if node.op_type != "DequantizeLinear" or not node.name.endswith("_dq") or node.input[0] in types:
+        if node.op_type == "DequantizeLinear" and node.name.endswith("_dq") and node.input[0] not in types:
+            prefix, zero_point = node.name.removesuffix("_dq"), graph.constant(node.input[2])
+            assert zero_point is not None
+            tensors = {node.input[0]: types[node.input[2]]}
+        elif node.name.endswith("_codes") and f"{node.name.removesuffix('_codes')}_dq" not in nodes:  # of a gate
+            prefix, zero_point = node.name.removesuffix("_codes"), np.array(0)
+            tensors = {node.output[0]: floats}
+        else:
             continue
-        prefix, zero_point = node.name.removesuffix("_dq"), graph.constant(node.input[2])
-        assert zero_point is not None
-        tensors = {node.input[0]: types[node.input[2]]}
         if f"{prefix}_above" in nodes:
             sources = (f"{prefix}_div", f"{prefix}_above", f"{prefix}_codes")
-            floats = import_or_explain("onnx", "onnx").TensorProto.FLOAT
             tensors.update((nodes[source].input[1], floats) for source in sources)
         block = reordered_for(graph, node.output[0])
         probes.append(_Probe(prefix.partition("@")[0], int(zero_point), block, tensors))

@@ -58,6 +58,7 @@ class EngineRules:
             limit such an input by a Clip always, without which OpenVINO makes it uint8. Where codes do not fit twice,
             store the input as uint8 from 0 if nothing can saturate then; see ``byte_products``.
         loses_scales: guard integer layers without a bias that several nodes read; see ``shared_outputs``.
+        merges_quantizers: guard a quantizer that reads values of another grid; see ``double_quantizers``.
         integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at
@@ -78,6 +79,7 @@ class EngineRules:
     rounds_first: bool = False
     even_weights: bool = False
     loses_scales: bool = False
+    merges_quantizers: bool = False
     integer_bias: bool = False
     needs_output_quantizer: bool = False
     hoists_quantizers: bool = False
@@ -121,6 +123,7 @@ ENGINES = {
         "onnxruntime",
         (UINT8,),
         zero_points=True,
+        merges_quantizers=True,
         integer_bias=True,
         needs_output_quantizer=True,
         hoists_quantizers=True,

@@ -20,6 +20,7 @@ from srq_nni.errors import ExportError, listing
 from srq_nni.quantization.methods import METHODS
 from srq_nni.speedup import markers
 from srq_nni.speedup.byte_products import separate_weights
+from srq_nni.speedup.double_quantizers import keep_both_roundings
 from srq_nni.speedup.engine_rules import EngineRules
 from srq_nni.speedup.image_metadata import write_metadata
 from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
@@ -74,6 +75,8 @@ def build_graph(
         separate_weights(proto, rules)
     if rules.loses_scales:
         keep_scales(proto)
+    if rules.merges_quantizers:
+        keep_both_roundings(proto)
     reorder_pixel_shuffles(proto)
     write_metadata(proto, entries)
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)

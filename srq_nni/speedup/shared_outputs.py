@@ -9,23 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.barrier import barrier, replace_nodes
 from srq_nni.speedup.lint_rules import PRODUCTS
 from srq_nni.speedup.onnx_graph import OnnxGraph
 
 FACTORS = ("Mul", "Div")  # by a constant: OpenVINO merges them into the scales
-LOWEST = "lowest_float"
 
 
 def keep_scales(proto: Any) -> None:
-    """Put Max(lowest float32), which changes no value, behind each layer whose scale might get lost, in place.
+    """Put a barrier behind each layer whose scale might get lost, in place.
 
     Args:
         proto: ``onnx.ModelProto`` with explicit Q/DQ pairs.
     """
-    onnx = import_or_explain("onnx", "onnx")
     graph = OnnxGraph(proto.graph)
     nodes = []
     for node in graph.nodes:
@@ -33,12 +29,8 @@ def keep_scales(proto: Any) -> None:
         if _is_integer_without_bias(node, graph) and _is_shared(node.output[0], graph):
             output = node.output[0]
             node.output[0] = f"{output}_before_max"
-            nodes.append(onnx.helper.make_node("Max", [node.output[0], LOWEST], [output], name=f"{node.name}_max"))
-    if len(nodes) > len(graph.nodes):
-        lowest = np.array(np.finfo(np.float32).min, np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(lowest, LOWEST))
-        del proto.graph.node[:]
-        proto.graph.node.extend(nodes)
+            nodes.append(barrier(node.output[0], output, f"{node.name}_max"))
+    replace_nodes(proto, nodes)
 
 
 def _is_integer_without_bias(node: Any, graph: OnnxGraph) -> bool:

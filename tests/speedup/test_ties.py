@@ -13,6 +13,7 @@ from torch import nn
 import srq_nni
 from srq_nni.errors import ExportError
 from srq_nni.speedup import Explanation, OtherCodes, engine_codes, explain_difference, ties
+from srq_nni.speedup.byte_products import has_vnni
 from srq_nni.speedup.simulator import IntegerActivation2d, integer_simulator
 from tests.speedup.architectures import quantized
 from tests.speedup.networks import edsr, photo, photo_away_from_ties
@@ -39,16 +40,17 @@ def test_distance_is_that_from_the_values_which_get_the_code() -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("arch", "method", "options"),
+    ("arch", "method", "bits", "options"),
     [
-        ("EDSR", "pams", {"wiring": "deploy"}),
-        ("EDSR", "pams", {"wiring": "deploy", "head": 6, "tail": 6}),  # codes are shuffled, in another order
-        ("RDN", "pams", {"wiring": "deploy"}),  # quantizers on the parts of a concatenation as well
-        ("SRResNet", "ddtb", {"wiring": "paper", "gated": True}),
+        ("EDSR", "pams", 4, {"wiring": "deploy"}),
+        ("EDSR", "pams", 4, {"wiring": "deploy", "head": 6, "tail": 6}),  # codes are shuffled, in another order
+        ("RDN", "pams", 4, {"wiring": "deploy"}),  # quantizers on the parts of a concatenation as well
+        ("SRResNet", "ddtb", 4, {"wiring": "paper", "gated": True}),
+        ("SRResNet", "ddtb", 8, {"wiring": "paper", "gated": True}),  # ONNX Runtime's codes of gates are floats
     ],
 )
 def test_every_quantizer_of_the_simulator_takes_the_codes_of_the_engine(
-    engine: str, arch: str, method: str, options: Any, monkeypatch: pytest.MonkeyPatch
+    engine: str, arch: str, method: str, bits: int, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: dict[str, int] = {}
     take = ties._EngineCodes._take
@@ -59,10 +61,11 @@ def test_every_quantizer_of_the_simulator_takes_the_codes_of_the_engine(
         return chosen
 
     monkeypatch.setattr(ties._EngineCodes, "_take", noted)
-    network = quantized(arch, method, 4, **options)
+    network = quantized(arch, method, bits, **options)
     simulator = integer_simulator(network, engine=engine)
     found = explained(network, photo_away_from_ties(simulator), engine)
-    assert found.kind in ("exact", "tie") and found.remaining < 0.01 and found.distance < ties.NEAR
+    if bits < 8 or has_vnni():
+        assert found.kind in ("exact", "tie") and found.remaining < 0.01 and found.distance < ties.NEAR
     quantizers = sum(isinstance(module, IntegerActivation2d) for module in simulator.modules())
     assert len(taken) == quantizers and set(taken.values()) == {1}
 
