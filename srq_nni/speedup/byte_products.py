@@ -8,8 +8,9 @@ exact if no two neighbouring weights are too large together, which those of trai
 ONNX Runtime multiplies uint8 by int8 so, unless the session option ``session.x64quantprecision`` is 1, which changes
 weights to uint8 on such CPUs, and on those with AVX-VNNI, which then do not use it. In OpenVINO oneDNN does the same
 for uint8 inputs; for int8 inputs it adds 128 to them and multiplies the weights by 0.5, rounding half to even, so odd
-weight codes lose their last bit. With AVX-VNNI, but neither AVX-512 nor AVX-VNNI-INT8, it does so in its GEMM kernels,
-which run some groups, as of 6 channels.
+weight codes lose their last bit. Its 1x1 kernel for AVX2 adds the 128, too, but leaves the weights, and saturates from
+7 bits on. With AVX-VNNI, but neither AVX-512 nor AVX-VNNI-INT8, its GEMM kernels do without, which run some groups, as
+of 6 channels.
 """
 
 from __future__ import annotations
@@ -101,8 +102,18 @@ def _loses(layer: Any, graph: OnnxGraph, halves: bool) -> bool:
         node = graph.producer(node.input[0])
     dtype = np.uint8 if node is None else np.dtype(graph.grid(node).dtype)
     if dtype == np.int8:
-        return halves and bool((weight % 2).any())
+        return halves and (bool((weight % 2).any()) or saturates_as_int8(weight, 127 if limit is None else int(limit)))
     return saturates(weight, 255 if limit is None else int(limit))
+
+
+def saturates_as_int8(weight: np.ndarray, largest: int) -> bool:
+    """Whether OpenVINO's 1x1 kernel for AVX2, which adds 128 to int8 inputs but does not halve weights, may saturate.
+
+    Args:
+        weight: int8, shape (out_channels, in_channels, ...), as it is stored.
+        largest: of the int8 inputs.
+    """
+    return all(size == 1 for size in weight.shape[2:]) and saturates(weight, largest + 128)
 
 
 def saturates(weight: np.ndarray, largest: int) -> bool:

@@ -117,7 +117,7 @@ ENGINES = {
         loses_scales=True,
         shuffles_codes=True,
         without_vnni="{count} of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products "
-        "of 8-bit codes.",
+        "of wide codes.",
     ),
     "onnxruntime": EngineRules(
         "onnxruntime",

@@ -10,7 +10,7 @@ import torch
 
 from srq_nni.errors import ExportError, listing
 from srq_nni.quantization.grid import IntegerGrid
-from srq_nni.speedup.byte_products import saturates
+from srq_nni.speedup.byte_products import saturates, saturates_as_int8
 from srq_nni.speedup.engine_rules import INT8, Container, EngineRules
 from srq_nni.speedup.integers import IntegerActivation, IntegerConv, IntegerNetwork, finest_multiple
 from srq_nni.speedup.lazy import import_or_explain
@@ -178,7 +178,7 @@ class QDQWriter:
         return found if found is None or found.holds(0 if nonnegative else -largest, largest) else None
 
     def _inputs_better_unsigned(self, integers: IntegerNetwork, placement: Placement) -> set[str]:
-        """Return the quantizers before weights that an engine would halve and round, but not saturate."""
+        """Return the quantizers before weights that an engine would round or saturate, but not with uint8."""
         better: set[str] = set()
         worse: set[str] = set()
         for weight in [node for node in self.graph.node if node.domain == DOMAIN and node.op_type == WEIGHT]:
@@ -187,13 +187,14 @@ class QDQWriter:
             layer = integers.layers[_name(weight)]
             assert layer.weight is not None and layer.weight_codes is not None
             codes = layer.weight_codes.numpy() * layer.fineness
-            lossy = layer.fineness == 1 and finest_multiple(layer.weight) == 1 and bool((codes % 2).any())
+            stored = layer.weight_codes.numpy() * _factor(layer, halved=True)
+            odd = bool((stored % 2).any())
             for node in placement.inputs_of_weight(weight):
                 activation = integers.activations[_name(node)]
                 if activation.grid is not None:
                     if saturates(codes, activation.grid.levels - 1):
                         worse.add(activation.name)
-                    elif lossy:
+                    elif odd or saturates_as_int8(stored, activation.grid.maximum):
                         better.add(activation.name)
         return better - worse
 
@@ -214,9 +215,7 @@ class QDQWriter:
         container = INT8 if INT8.holds(grid.minimum, grid.maximum) else self.rules.container(grid, False)
         if container is None:
             raise self._unfit(prefix, grid)
-        factor = layer.fineness
-        if halved:
-            factor = max(factor, min(2, finest_multiple(grid)))
+        factor = _factor(layer, halved)
         step = np.array(grid.scale / factor, np.float32)
         stored = (codes * factor + container.zero_point).numpy().astype(container.dtype)
         scale = self._constant(f"{prefix}_scale", step)
@@ -322,3 +321,9 @@ def _name(marker: Any) -> str:
 def _value(code: int, grid: IntegerGrid) -> np.ndarray:
     """Return the value of ``code`` as the engine computes it, a 0-d float32."""
     return np.array(code * np.float32(grid.scale), np.float32)
+
+
+def _factor(layer: IntegerConv, halved: bool) -> int:
+    """Return by what the weight codes are multiplied in the file."""
+    assert layer.weight is not None
+    return max(layer.fineness, min(2, finest_multiple(layer.weight))) if halved else layer.fineness

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, explain_difference, integer_simulator
-from srq_nni.speedup.byte_products import has_avx_vnni_alone, has_vnni, saturates
+from srq_nni.speedup.byte_products import has_avx_vnni_alone, has_vnni, saturates, saturates_as_int8
+from srq_nni.speedup.export import export_onnx
 from srq_nni.speedup.machine import cpu_flags
 from srq_nni.speedup.openvino import GEMM_NOTE
 from srq_nni.speedup.simulator import IntegerConv2d
@@ -24,7 +26,7 @@ from tests.speedup.networks import edsr, photo, psnr, quantize
 
 ENGINES = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
 ENGINE_NOTES = {
-    "openvino": "1 of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products of 8-bit "
+    "openvino": "1 of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products of wide "
     "codes.",
     "onnxruntime": "1 of them saturate on CPUs without VNNI, unless the session has session.x64quantprecision=1, as "
     "ModelSpeedupONNXRuntime sets it.",
@@ -144,6 +146,38 @@ def test_onnxruntime_is_asked_to_avoid_what_saturates_on_this_cpu(
             options.get_session_config_entry("session.x64quantprecision")
 
 
+@pytest.mark.parametrize(("bits", "dtype"), [(7, "uint8"), (6, "int8")])
+def test_1x1_convolutions_of_openvino_are_exact(bits: int, dtype: str, tmp_path: Path) -> None:
+    """The 1x1 kernel for AVX2 adds 128 to int8 inputs, and 255 times twice 63, two times, leaves int16."""
+    network: Any = extreme("pams", bits, bits, signed=True)
+    network[2] = nn.Conv2d(16, 16, 1, bias=False)
+    largest = 2 ** (bits - 1) - 1
+    network[2].weight.data.copy_(torch.randint(0, 3, (16, 16, 1, 1)).sub(1) * largest * STEP)
+    quantize(network, "2", "pams", bits, activation("pams", bits, signed=True))
+    x = images(network, bits)
+    speedup, output = run("openvino", network.eval(), x, tmp_path)
+    assert speedup.report.inexact_without_vnni == () == speedup.precision_report().inexact
+    with torch.no_grad():
+        assert torch.equal(output, integer_simulator(network)(x))
+    onnx = pytest.importorskip("onnx")
+    proto = onnx.load(tmp_path / "model.onnx")
+    stored = {constant.name: onnx.numpy_helper.to_array(constant) for constant in proto.graph.initializer}
+    assert stored["2.input_zero_point"].dtype == dtype
+    assert saturates_as_int8(2 * network[2].weight.numpy(force=True) / STEP, largest) is (bits == 7)
+
+
+def test_a_wide_1x1_layer_that_must_stay_int8_is_named(tmp_path: Path) -> None:
+    """A gate's codes are int8 with any number of bits; 7 may saturate on AVX2, and the export says so."""
+    pytest.importorskip("onnx")
+    network: Any = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)).eval()
+    quantize(network, "1", "ddtb", 7, activation("ddtb", 7, signed=True))
+    network[1].input_quantizer.add_gate(Gate(8, statistics="per_sample").eval())
+    network[1].input_quantizer.apply_gate(True)
+    network[1].weight.data.copy_(torch.where(torch.rand(8, 8, 1, 1) > 0.5, 1.0, -1.0) * 63 * STEP)
+    report = export_onnx(network, tmp_path / "model.onnx", "openvino")
+    assert report.inexact_without_vnni == ("1",)
+
+
 def test_openvino_multiplies_groups_without_avx_vnni(tmp_path: Path) -> None:
     """Groups of eight channels are exact; a GEMM kernel runs those of six, and saturates with AVX-VNNI alone.
 
@@ -202,7 +236,7 @@ def test_openvino_without_vnni_halves_wide_weights_and_says_so(tmp_path: Path) -
         pytest.skip("this CPU has VNNI, or is no x86")
     assert notes == (
         f"This CPU has no VNNI, without which {len(lossy)} convolution(s) are not exact: oneDNN halves and rounds the "
-        "weights of int8 inputs, and uint8 inputs beyond 127 may saturate; 7 bits or fewer are exact here, 8 bits on "
+        "weights of int8 inputs, and uint8 inputs beyond 127 may saturate; 6 bits or fewer are exact here, all on "
         "CPUs with VNNI.",
     )
     simulator = integer_simulator(network)
