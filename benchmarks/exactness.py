@@ -6,8 +6,8 @@ The first table takes ``weights/EDSR_x2_f32b5.pth`` with bounds calibrated on ot
 and wiring; then the checkpoints, if any are given; each on photographs of ``data/photos``. Where an engine differs from
 the simulator, ``explain_difference`` finds by which codes, and how far from ties these are. The second table writes the
 same network in ways that ``srq export`` does not, to measure what each rule of the export is for. On a CPU with
-bfloat16 the third has float layers in bfloat16. Any CPU with AVX2 is emulated to be one if the command begins with
-``python -m tests.emulation.other_cpu avx_ne_convert``.
+bfloat16 the third has float layers in bfloat16. A command that begins with ``python -m tests.emulation.other_cpu CPU``
+measures another CPU than this one.
 """
 
 from __future__ import annotations
