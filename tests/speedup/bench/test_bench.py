@@ -42,7 +42,8 @@ def test_int8_never_stands_alone() -> None:
         if row.precision == "int8 + float32":
             assert row.difference is not None and row.difference.largest < 0.01
         no_bfloat16 = "this CPU has no bfloat16: OpenVINO ran float32"
-        assert (no_bfloat16 in row.notes) == ("bfloat16" in row.precision and not report.machine.bfloat16)
+        runs = report.machine.bfloat16 or ("avx512f" in cpu_flags() and "tail" not in row.precision)  # in software
+        assert (no_bfloat16 in row.notes) == ("bfloat16" in row.precision and not runs)
     json.loads(report.as_json())
 
 
