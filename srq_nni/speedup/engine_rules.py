@@ -58,7 +58,7 @@ class EngineRules:
             limit such an input by a Clip always, without which OpenVINO makes it uint8. Where codes do not fit twice,
             store the input as uint8 from 0 if nothing can saturate then; see ``byte_products``.
         loses_scales: guard integer layers without a bias that several nodes read; see ``shared_outputs``.
-        merges_quantizers: guard a quantizer that reads values of another grid; see ``double_quantizers``.
+        merges_quantizers: guard a quantizer that reads another one; see ``double_quantizers``.
         integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
         needs_output_quantizer: a convolution runs in integers only if its output is quantized too, after a ReLU at

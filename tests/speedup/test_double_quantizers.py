@@ -51,16 +51,25 @@ def run(proto: Any, images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, {"input": images.numpy()})[0])
 
 
-@pytest.mark.parametrize("between", BETWEEN)
-def test_both_round_in_any_session(between: str) -> None:
-    model = network(between)
+def test_both_round_in_any_session() -> None:
+    model = network("nothing")
     with torch.no_grad():
         expected = integer_simulator(model, engine="onnxruntime")(photo(32))
     (exact, _), (merged, _) = (build_graph(model, replace(RULES, merges_quantizers=on)) for on in (True, False))
     assert sum(node.op_type == "Max" for node in exact.graph.node) == 1
     assert float(difference(run(exact, photo(32)), expected).max()) < 0.01
-    if between == "nothing":
-        assert float(difference(run(merged, photo(32)), expected).max()) > 0.1, "ONNX Runtime merges the two"
+    assert float(difference(run(merged, photo(32)), expected).max()) > 0.1, "ONNX Runtime merges the two"
+
+
+@pytest.mark.parametrize("between", ["shuffle", "pool", "relu"])
+def test_an_operation_between_the_two_keeps_them_apart(between: str) -> None:
+    """So nothing is put there."""
+    model = network(between)
+    with torch.no_grad():
+        expected = integer_simulator(model, engine="onnxruntime")(photo(32))
+    proto, _ = build_graph(model, RULES)
+    assert not any(node.op_type == "Max" for node in proto.graph.node)
+    assert float(difference(run(proto, photo(32)), expected).max()) < 0.01
 
 
 def test_the_values_are_copied_only_where_grids_differ() -> None:
