@@ -73,21 +73,28 @@ def read_codes(
     proto = import_or_explain("onnx", "onnx").load(path)
     probes = _probes(proto)
     shape: Any = tuple(batches[0].shape)
-    found: list[dict[str, list[Chosen]]] = [{} for _ in batches]
-    left = list(range(len(batches)))
-    for together in ([probes], [[probe] for probe in probes]):  # all in one copy, then each in its own
-        decided_otherwise = []
-        for shown in together if left else ():
-            built = _showing(proto, shown, engine, shape, threads)
-            for place in left:
-                image, *values = built.outputs(batches[place])
-                for probe in shown:
-                    chosen = probe.chosen([values.pop(0) for _ in probe.tensors])
-                    found[place].setdefault(probe.name, []).append(chosen)
-                if len(shown) > 1 and not np.array_equal(image, images[place]):
-                    decided_otherwise.append(place)
-                    found[place].clear()
-        left = decided_otherwise
+    together = _showing(proto, probes, engine, shape, threads)
+    shown = [_run(together, probes, batch) for batch in batches]
+    codes = [chosen for _, chosen in shown]
+    otherwise = [place for place, (image, _) in enumerate(shown) if not np.array_equal(image, images[place])]
+    for number, probe in enumerate(probes if otherwise else ()):
+        alone = _showing(proto, [probe], engine, shape, threads)
+        for place in otherwise:
+            (codes[place][number],) = _run(alone, [probe], batches[place])[1]
+    return [_by_name(probes, chosen) for chosen in codes]
+
+
+def _run(engine: EngineSpeedup, probes: Sequence[_Probe], batch: torch.Tensor) -> tuple[np.ndarray, list[Chosen]]:
+    """Return the image that an engine makes, and what it shows of each quantizer."""
+    image, *values = engine.outputs(batch)
+    rest = iter(values)
+    return image, [probe.chosen([next(rest) for _ in probe.tensors]) for probe in probes]
+
+
+def _by_name(probes: Sequence[_Probe], codes: Sequence[Chosen]) -> dict[str, list[Chosen]]:
+    found: dict[str, list[Chosen]] = {}
+    for probe, chosen in zip(probes, codes, strict=True):
+        found.setdefault(probe.name, []).append(chosen)
     return found
 
 
