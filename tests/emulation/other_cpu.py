@@ -102,7 +102,7 @@ def missing(cpu: str) -> str | None:
     if lacking := sorted(CPUS[cpu] - COMPUTED - flags):
         return f"{cpu} takes a CPU that has {', '.join(lacking)}"
     if CPUS[cpu] == flags & BITS.keys():
-        return f"this CPU is one with {cpu} itself"
+        return f"this CPU is like {cpu} itself"
     if shutil.which(compiler()) is None:
         return f"the emulation needs a C compiler, and {compiler()} was not found"
     return None

@@ -175,6 +175,8 @@ def test_openvino_casts_to_bfloat16_upwards_from_odd_ones_only(rounded_before: b
         cast = write.node("Cast", ["x"], "cast", to=TensorProto.BFLOAT16)
         bits = x.view(np.uint32)
         upwards_from_odd = ((bits + ((bits >> 16 & 1) << 15)) >> 16 << 16).view(np.float32)
+        lost = (np.abs(x) - np.abs(upwards_from_odd)) / np.exp2(np.floor(np.log2(np.abs(x))) - 7)
+        assert lost.mean() == pytest.approx(0.25, abs=0.01)  # of a step
         expected = upwards_from_odd if has_bfloat16() or "avx512f" in cpu_flags() else x
     found = run_openvino(write.model(write.node("Cast", [cast], "back", to=TensorProto.FLOAT)), x)
     assert np.array_equal(found, expected)
