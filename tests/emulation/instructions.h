@@ -1,14 +1,21 @@
-/* The instructions that other_cpu.c emulates: what their code says, and what they compute. */
+/* The instructions that other_cpu.c emulates: what their code says, and what those on vectors compute. */
+#pragma once
+
 #include <stdint.h>
 #include <string.h>
 
-enum { LANES = 8, NONE = -1, RSP = 4 };
+enum { LANES = 8, TILES = 8, NONE = -1, RSP = 4 };
 enum { VEX3 = 0xc4 };
 enum { PREFIX_NONE, PREFIX_66, PREFIX_F3, PREFIX_F2 };
-/* What an instruction does: sums of products, and conversions of 16-bit floats. */
-typedef enum { DOT_BYTES, DOT_WORDS, WIDEN, BROADCAST, NARROW } action;
+/* What an instruction does: sums of products, conversions of 16-bit floats, and all that is done with tiles. */
+typedef enum {
+    DOT_BYTES, DOT_WORDS, WIDEN, BROADCAST, NARROW,
+    LOAD_CONFIG, STORE_CONFIG, RELEASE, ZERO_TILE, LOAD_TILE, STORE_TILE, DOT_TILES_BYTES, DOT_TILES_BFLOAT16
+} action;
 
+/* A ymm register, and zeros where instructions with a VEX prefix put them into its zmm register. */
 typedef union {
+    uint8_t zmm[64];
     uint8_t u8[4 * LANES];
     int8_t s8[4 * LANES];
     uint16_t u16[2 * LANES];
@@ -17,8 +24,8 @@ typedef union {
     uint32_t u32[LANES];
 } vector;
 
-/* An instruction: target, left and right are vector registers; without a right one it reads from memory at
- * base + (index << shift) + displacement. */
+/* An instruction: target, left and right are registers, vectors or tiles; without a right one it reads or writes memory
+ * at base + (index << shift) + displacement. */
 typedef struct {
     action what;
     int left_signed, right_signed, saturate; /* of sums of products */
@@ -88,14 +95,42 @@ static int decode_opcode(instruction *found, int opcode, int prefix) {
     }
 }
 
+/* The same for the instructions on tiles, by the byte after the opcode too. */
+static int decode_tiles(instruction *found, int opcode, int prefix, int modrm) {
+    int registers = modrm >= 0xc0, reg = modrm >> 3 & 7, rm = modrm & 7;
+    switch (opcode) {
+    case 0x49: /* LDTILECFG and STTILECFG with none and 66; of registers TILERELEASE and TILEZERO with none and F2 */
+        if (registers) {
+            found->what = prefix == PREFIX_F2 ? ZERO_TILE : RELEASE;
+            return rm == 0 && (prefix == PREFIX_F2 || (prefix == PREFIX_NONE && reg == 0));
+        }
+        found->what = prefix == PREFIX_66 ? STORE_CONFIG : LOAD_CONFIG;
+        return reg == 0 && (prefix == PREFIX_66 || prefix == PREFIX_NONE);
+    case 0x4b: /* TILELOADD, TILELOADDT1 and TILESTORED with F2, 66 and F3, with a SIB byte */
+        found->what = prefix == PREFIX_F3 ? STORE_TILE : LOAD_TILE;
+        return !registers && rm == 4 && prefix != PREFIX_NONE;
+    case 0x5c: /* TDPBF16PS */
+        found->what = DOT_TILES_BFLOAT16;
+        return registers && prefix == PREFIX_F3;
+    case 0x5e: /* TDPBSSD, TDPBSUD, TDPBUSD and TDPBUUD with F2, F3, 66 and none */
+        found->what = DOT_TILES_BYTES;
+        found->left_signed = prefix == PREFIX_F2 || prefix == PREFIX_F3;
+        found->right_signed = prefix == PREFIX_F2 || prefix == PREFIX_66;
+        return registers;
+    default:
+        return 0;
+    }
+}
+
 static int decode(instruction *found, const uint8_t *code) {
     const uint8_t *start = code;
     /* three-byte VEX, map 0F38, W0 */
     if (code[0] != VEX3 || (code[1] & 0x1f) != 2 || (code[2] & 0x80)) return 0;
     int r = !(code[1] & 0x80), x = !(code[1] & 0x40), b = !(code[1] & 0x20), mode = code[4] >> 6, rm = code[4] & 7;
     *found = (instruction){.right = NONE, .base = NONE, .index = NONE};
-    if (!decode_opcode(found, code[3], code[2] & 3)) return 0;
-    found->lanes = code[2] & 4 ? LANES : LANES / 2;
+    int wide = code[2] & 4, tiles = !wide && decode_tiles(found, code[3], code[2] & 3, code[4]);
+    if (!tiles && !decode_opcode(found, code[3], code[2] & 3)) return 0;
+    found->lanes = wide ? LANES : LANES / 2;
     found->left = ~(code[2] >> 3) & 15;
     found->target = (code[4] >> 3 & 7) | r << 3;
     code += 5;
@@ -104,7 +139,14 @@ static int decode(instruction *found, const uint8_t *code) {
     else
         decode_memory(found, &code, mode, rm, x, b);
     found->size = (size_t)(code - start);
-    return 1;
+    int product = found->what == DOT_TILES_BYTES || found->what == DOT_TILES_BFLOAT16;
+    if (product) { /* of tiles it is the right one that the prefix names */
+        int right = found->left;
+        found->left = found->right;
+        found->right = right;
+    }
+    if (!tiles) return 1;
+    return found->target < TILES && found->left < TILES && found->right < TILES && (product || found->left == 0);
 }
 
 /* ---- computing ---- */
@@ -154,16 +196,20 @@ static size_t bytes_read(const instruction *what) {
     return what->what == BROADCAST ? 2 : 4 * (size_t)what->lanes;
 }
 
+static uint64_t address_of(const instruction *what, const uint64_t *general) {
+    uint64_t address = (uint64_t)what->displacement;
+    if (what->base != NONE) address += general[what->base];
+    if (what->index != NONE) address += general[what->index] << what->shift;
+    return address;
+}
+
 /* Change the target among the vector registers; the general registers are those of addresses, in instructions' order. */
 static void compute(const instruction *what, const uint64_t *general, vector *vectors) {
     vector right = {{0}}, result = {{0}}, *target = &vectors[what->target];
     if (what->right != NONE) {
         right = vectors[what->right];
     } else {
-        uint64_t address = (uint64_t)what->displacement;
-        if (what->base != NONE) address += general[what->base];
-        if (what->index != NONE) address += general[what->index] << what->shift;
-        memcpy(right.u8, (const void *)address, bytes_read(what));
+        memcpy(right.u8, (const void *)address_of(what, general), bytes_read(what));
     }
     for (int lane = 0; lane < what->lanes; lane++) {
         uint16_t narrow = right.u16[what->what == BROADCAST ? 0 : 2 * lane + what->odd];

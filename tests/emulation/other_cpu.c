@@ -1,22 +1,22 @@
 /* Programs believe that this x86-64 CPU is another one, and compute as on that, if they run with this library preloaded.
  *
- * It takes a CPU with AVX2. CPUID cannot be made to trap: programs have the reserved opcode 0F 0A instead, which is as long
- * (other_cpu.py writes such copies), and get the answer from here. A program that asks Linux reads another /proc/cpuinfo.
+ * It takes a CPU with AVX2. CPUID and XGETBV cannot be made to trap: programs have the reserved opcodes 0F 0A and 0F 04 90
+ * instead, which are as long (other_cpu.py writes such copies), and get the answer from here. A program that asks Linux
+ * reads another /proc/cpuinfo, and gets the permission that AMX takes.
  * What the other CPU has and this one has not are instructions with a VEX prefix, which raise SIGILL: those of AVX-VNNI,
- * AVX-VNNI-INT8 and AVX-NE-CONVERT. The handler decodes the instruction (Intel SDM, volume 2, chapters 2.1 to 2.3), and
+ * AVX-VNNI-INT8, AVX-NE-CONVERT and AMX. The handler decodes the instruction (Intel SDM, volume 2, chapters 2.1 to 2.3), and
  * puts a jump in its place that leads to a function with the same effect on all registers, so each place in the code traps
  * once.
  *
  * OTHER_CPU_BITS: what leaf 7 of CPUID answers otherwise than this CPU, 16 hexadecimal numbers: for EAX, EBX, ECX and EDX
  *     of part 0, then of part 1, the bits to clear and the bits to set.
  * OTHER_CPU_CPUINFO: the file that opens instead of /proc/cpuinfo.
- * OTHER_CPU_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers of CPUID".
+ * OTHER_CPU_REPORT: gets a line per process that used any of this, "instructions computed, traps, answers".
  *
  * Threads may run the same code for the first time at once: while a jump is written, its place holds the opcode 06, which
  * 64-bit code does not have, and who meets that tries again.
  */
 #define _GNU_SOURCE
-#include <cpuid.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -28,15 +28,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "answers.h"
 #include "instructions.h"
+#include "tiles.h"
 
 enum { POOL_SIZE = 1 << 16, RED_ZONE = 128 };
 enum { BUSY = 0x06, JUMP = 0xe9 };
 
-/* What stub_enter leaves on the stack, upwards. General registers are numbered as in instructions. */
+/* What a stub leaves on the stack, upwards. General registers are numbered as in instructions. */
 typedef struct {
     uint64_t general[16], flags;
     const uint8_t *slot_after_call;
@@ -59,35 +62,58 @@ __attribute__((used)) static void stub_compute(frame *saved, vector *vectors) {
     const slot *from = (const slot *)(saved->slot_after_call - sizeof from->to_stub);
     saved->general[RSP] = (uint64_t)(saved + 1) + RED_ZONE;
     instruction what = from->what;
-    compute(&what, saved->general, vectors);
+    if (what.what < LOAD_CONFIG)
+        compute(&what, saved->general, vectors);
+    else
+        compute_tiles(&what, saved->general);
     computed++;
 }
 
-void stub_enter(void);
+/* Both save all registers that a program can have in use, and MXCSR: without AVX-512 and with it. */
+void stub_ymm(void);
+void stub_zmm(void);
 __asm__(
     ".text\n"
-    "stub_enter:\n"
+    ".altmacro\n"
+    ".macro save kind number\n  vmovups %\\kind\\number, 64*\\number(%rsp)\n  .endm\n"
+    ".macro restore kind number\n  vmovups 64*\\number(%rsp), %\\kind\\number\n  .endm\n"
+    ".macro save_mask number\n  kmovq %k\\number, 2048+8*\\number(%rsp)\n  .endm\n"
+    ".macro restore_mask number\n  kmovq 2048+8*\\number(%rsp), %k\\number\n  .endm\n"
+    ".macro each action:req, kind:req\n"
+    "  .irp number, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n  \\action \\kind \\number\n  .endr\n"
+    "  .ifc \\kind, zmm\n"
+    "  .irp number, 16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n  \\action \\kind \\number\n  .endr\n"
+    "  .irp number, 0,1,2,3,4,5,6,7\n  \\action\\()_mask \\number\n  .endr\n"
+    "  .endif\n"
+    "  .endm\n"
+    ".macro stub kind\n"
+    "stub_\\kind:\n"
     "  pushfq\n"
     "  push %r15; push %r14; push %r13; push %r12; push %r11; push %r10; push %r9; push %r8\n"
     "  push %rdi; push %rsi; push %rbp; push %rsp; push %rbx; push %rdx; push %rcx; push %rax\n"
     "  mov %rsp, %rbp\n"
     "  mov %rsp, %rdi\n"
-    "  sub $512, %rsp\n"
+    "  sub $2176, %rsp\n"
     "  and $-64, %rsp\n"
     "  mov %rsp, %rsi\n"
-    "  .altmacro\n"
-    "  .macro save number\n  vmovdqa %ymm\\number, 32*\\number(%rsp)\n  .endm\n"
-    "  .macro restore number\n  vmovdqa 32*\\number(%rsp), %ymm\\number\n  .endm\n"
-    "  .irp number, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n  save \\number\n  .endr\n"
+    "  each save \\kind\n"
+    "  stmxcsr 2112(%rsp)\n"
+    "  ldmxcsr nearest_without_denormals(%rip)\n"
     "  cld\n"
     "  vzeroupper\n"
     "  call stub_compute\n"
-    "  .irp number, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n  restore \\number\n  .endr\n"
+    "  ldmxcsr 2112(%rsp)\n"
+    "  each restore \\kind\n"
     "  mov %rbp, %rsp\n"
     "  pop %rax; pop %rcx; pop %rdx; pop %rbx; add $8, %rsp; pop %rbp; pop %rsi; pop %rdi\n"
     "  pop %r8; pop %r9; pop %r10; pop %r11; pop %r12; pop %r13; pop %r14; pop %r15\n"
     "  popfq\n"
-    "  ret\n");
+    "  ret\n"
+    "  .endm\n"
+    "stub ymm\n"
+    "stub zmm\n"
+    ".balign 4\n"
+    "nearest_without_denormals: .long 0x9fc0\n");
 
 /* Return room for a slot that a jump at code can reach. */
 static slot *take_slot(const uint8_t *code) {
@@ -128,7 +154,7 @@ static int write_slot(uint8_t *code, const instruction *what) {
     memcpy(room->to_stub, enter, sizeof enter);
     memcpy(room->back, leave, sizeof leave);
     write_jump(room->back + sizeof leave, code + what->size);
-    room->stub = (uint64_t)stub_enter;
+    room->stub = (uint64_t)(has_avx512() ? stub_zmm : stub_ymm);
     room->what = *what;
     write_jump(code, (const uint8_t *)room);
     traps++;
@@ -146,39 +172,37 @@ static int patch(uint8_t *code) {
     return done;
 }
 
-/* Put the bits of one register into it: those to clear, then those to set. */
-static uint32_t changed(uint32_t answer, const char **bits) {
-    char *rest;
-    uint32_t clear = (uint32_t)strtoul(*bits, &rest, 16), set = (uint32_t)strtoul(rest, &rest, 16);
-    *bits = rest;
-    return (answer & ~clear) | set;
-}
-
-static int answer_cpuid(ucontext_t *context, const uint8_t *code) {
-    if (code[0] != 0x0f || code[1] != 0x0a) return 0;
-    greg_t *registers = context->uc_mcontext.gregs;
-    static const int order[4] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX};
-    uint32_t leaf = (uint32_t)registers[REG_RAX], part = (uint32_t)registers[REG_RCX], answer[4];
-    __cpuid_count(leaf, part, answer[0], answer[1], answer[2], answer[3]);
-    const char *bits = leaf == 7 ? getenv("OTHER_CPU_BITS") : NULL;
-    if (bits && part == 0 && answer[0] == 0) answer[0] = 1; /* there is a part 1 */
-    if (bits && part <= 1)
-        for (uint32_t of = 0; of <= part; of++)
-            for (int number = 0; number < 4; number++) {
-                uint32_t other = changed(answer[number], &bits);
-                if (of == part) answer[number] = other;
-            }
-    for (int number = 0; number < 4; number++) registers[order[number]] = answer[number];
-    registers[REG_RIP] += 2;
+/* Answer CPUID or XGETBV, if the code is what stands for them. */
+static int answer(greg_t *registers, const uint8_t *code) {
+    if (code[0] != 0x0f || (code[1] != 0x0a && code[1] != 0x04)) return 0;
+    if (code[1] == 0x0a) {
+        static const int order[4] = {REG_RAX, REG_RBX, REG_RCX, REG_RDX};
+        uint32_t of[4];
+        ask_cpuid((uint32_t)registers[REG_RAX], (uint32_t)registers[REG_RCX], of);
+        for (int number = 0; number < 4; number++) registers[order[number]] = of[number];
+    } else {
+        uint64_t enabled = enabled_registers((uint32_t)registers[REG_RCX]);
+        registers[REG_RAX] = (uint32_t)enabled;
+        registers[REG_RDX] = (greg_t)(enabled >> 32);
+    }
+    registers[REG_RIP] += code[1] == 0x0a ? 2 : 3;
     answers++;
     return 1;
+}
+
+/* Say why the program will end, if it is by an instruction of AVX512-FP16: EVEX, map 5 or 6. */
+static void explain(const uint8_t *code) {
+    static const char text[] = "An instruction of AVX512-FP16 is not emulated.\n";
+    int of_halves = code[0] == 0x62 && ((code[1] & 7) == 5 || (code[1] & 7) == 6);
+    if (of_halves && write(STDERR_FILENO, text, sizeof text - 1) < 0) abort();
 }
 
 static void handle(int number, siginfo_t *info, void *pointer) {
     ucontext_t *context = pointer;
     uint8_t *code = (uint8_t *)context->uc_mcontext.gregs[REG_RIP];
     (void)info;
-    if (answer_cpuid(context, code) || patch(code)) return;
+    if (answer(context->uc_mcontext.gregs, code) || patch(code)) return;
+    explain(code);
     next_sigaction(number, &previous, NULL); /* not ours: the instruction traps again, for whoever waits for it */
 }
 
@@ -191,6 +215,18 @@ int sigaction(int number, const struct sigaction *action, struct sigaction *old)
     if (old) *old = previous;
     if (action) previous = *action;
     return 0;
+}
+
+long syscall(long number, ...) {
+    static long (*_Atomic next)(long, ...);
+    long of[6];
+    va_list rest;
+    va_start(rest, number);
+    for (int i = 0; i < 6; i++) of[i] = va_arg(rest, long);
+    va_end(rest);
+    if (number == SYS_arch_prctl && answer_arch_prctl(of[0], (unsigned long)of[1])) return 0;
+    if (!next) next = dlsym(RTLD_NEXT, "syscall");
+    return next(number, of[0], of[1], of[2], of[3], of[4], of[5]);
 }
 
 static const char *replaced(const char *path) {

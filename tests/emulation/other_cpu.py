@@ -6,11 +6,12 @@
 ``avx2`` has no VNNI: sums of two products of bytes saturate. ``avx_vnni`` sums them in int32, as Intel's Alder Lake
 does; ``avx_ne_convert`` also has products of int8 and the conversions of bfloat16, as Sierra Forest does. These three
 run on every CPU with AVX2. ``avx512`` has no VNNI, as Skylake's servers, and ``avx512_vnni`` no bfloat16, as Ice
-Lake's; both take a CPU with AVX-512.
+Lake's; both take a CPU with AVX-512. ``amx`` multiplies tiles of int8 and bfloat16, as Sapphire Rapids does, and
+takes a CPU with the AVX-512 of that, as Zen 4 and 5 have; a program that computes in half precision ends there.
 
 OpenVINO and ONNX Runtime choose kernels by CPUID and compile or contain the instructions of the CPU they find. They run
-here from copies whose CPUID instructions trap; ``other_cpu.c`` answers these and computes what the CPU does not know.
-What a kernel computes is then what it computes on such a CPU, bit by bit; how long it takes says nothing.
+here from copies whose CPUID and XGETBV instructions trap; ``other_cpu.c`` answers these and computes what the CPU does
+not know. What a kernel computes is then what it computes on such a CPU, bit by bit; how long it takes says nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srq_nni.speedup.machine import CPUINFO, cpu_flags
-from tests.emulation.cpuid_sites import CPUID, cpuid_sites
+from tests.emulation.instruction_sites import CPUID, XGETBV, instruction_sites
 
 SOURCE = Path(__file__).with_suffix(".c")
 ROOT = SOURCE.parent.parent.parent
 LIBRARY = "other_cpu.so"
-TRAP = b"\x0f\x0a"  # as other_cpu.c expects it
+TRAPS = {CPUID: b"\x0f\x0a", XGETBV: b"\x0f\x04\x90"}  # as other_cpu.c expects them
 # The libraries of each engine that look for instructions of the CPU.
 LIBRARIES = {
     "openvino": ("libs/libopenvino.so.*", "libs/libopenvino_intel_cpu_plugin.so"),
@@ -67,21 +68,29 @@ BITS = {
     "avx_vnni_int16": (1, 3, 10),
     "avx10": (1, 3, 19),
 }
-COMPUTED = frozenset({"avx_vnni", "avx_vnni_int8", "avx_ne_convert"})  # by other_cpu.c, where this CPU has them not
+# What other_cpu.c computes, where this CPU has it not.
+AVX = frozenset({"avx_vnni", "avx_vnni_int8", "avx_ne_convert"})
+AMX = frozenset({"amx_tile", "amx_int8", "amx_bf16"})
+COMPUTED = AVX | AMX
+CLAIMED = frozenset({"avx512_fp16"})  # not computed, but oneDNN uses no AMX without it
 AVX512 = frozenset({"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"})
+AVX512_LATER = frozenset(
+    {"avx512ifma", "avx512vbmi", "avx512_vbmi2", "avx512_vnni", "avx512_bitalg", "avx512_vpopcntdq", "avx512_bf16"}
+)
 # Which of these each CPU has; it has none of the others, and all else that this CPU has.
 CPUS = {
     "avx2": frozenset[str](),
     "avx_vnni": frozenset({"avx_vnni"}),
-    "avx_ne_convert": COMPUTED,
+    "avx_ne_convert": AVX,
     "avx512": AVX512,
     "avx512_vnni": AVX512 | {"avx512_vnni"},
+    "amx": AVX512 | AVX512_LATER | {"avx_vnni"} | AMX | CLAIMED,
 }
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What was emulated: instructions, places in the code that had one, and answers of CPUID."""
+    """What was emulated: instructions, places in the code that had one, and answers to CPUID and XGETBV."""
 
     instructions: int
     places: int
@@ -90,7 +99,7 @@ class Computed:
     def __str__(self) -> str:
         return (
             f"emulated: {self.instructions:,} instructions at {self.places:,} places; "
-            f"CPUID answered {self.answers:,} times"
+            f"CPUID and XGETBV answered {self.answers:,} times"
         )
 
 
@@ -99,7 +108,7 @@ def missing(cpu: str) -> str | None:
     flags = cpu_flags()
     if platform.system() != "Linux" or platform.machine() != "x86_64" or "avx2" not in flags:
         return "the emulation needs Linux on an x86-64 CPU with AVX2"
-    if lacking := sorted(CPUS[cpu] - COMPUTED - flags):
+    if lacking := sorted(CPUS[cpu] - COMPUTED - CLAIMED - flags):
         return f"{cpu} takes a CPU that has {', '.join(lacking)}"
     if CPUS[cpu] == flags & BITS.keys():
         return f"this CPU is like {cpu} itself"
@@ -109,7 +118,7 @@ def missing(cpu: str) -> str | None:
 
 
 def write_copies(folder: Path) -> None:
-    """Put into ``folder`` what all emulated CPUs share: the engines whose CPUIDs trap, and the library that answers.
+    """Put into ``folder`` what all emulated CPUs share: the engines whose questions trap, and the library that answers.
 
     Raises:
         RuntimeError: the C source does not compile.
@@ -150,7 +159,7 @@ def read_report(report: Path) -> Computed:
 
 
 def _copy(package: str, patterns: tuple[str, ...], folder: Path) -> None:
-    """Put a copy of an installed package into the folder: links, but for the libraries, whose CPUIDs trap."""
+    """Put a copy of an installed package into the folder: links, but for the libraries, whose questions trap."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         return
@@ -159,8 +168,8 @@ def _copy(package: str, patterns: tuple[str, ...], folder: Path) -> None:
     shutil.copytree(installed, copy, copy_function=os.symlink)
     for library in (path for pattern in patterns for path in installed.glob(pattern)):
         code = bytearray(library.read_bytes())
-        for site in cpuid_sites(library):
-            code[site : site + len(CPUID)] = TRAP
+        for site, instruction in instruction_sites(library).items():
+            code[site : site + len(instruction)] = TRAPS[instruction]
         target = copy / library.relative_to(installed)
         target.unlink()
         target.write_bytes(code)
@@ -172,7 +181,7 @@ def compiler() -> str:
 
 
 def _compile(folder: Path) -> None:
-    command = [compiler(), "-O2", "-shared", "-fPIC", "-o", str(folder / LIBRARY), str(SOURCE), "-ldl"]
+    command = [compiler(), "-O3", "-shared", "-fPIC", "-o", str(folder / LIBRARY), str(SOURCE), "-ldl"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
