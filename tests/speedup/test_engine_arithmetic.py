@@ -103,8 +103,6 @@ def test_openvino_drops_the_rounding_of_a_branch_unless_div_and_round_stand_apar
 
     The zero point has no part in it.
     """
-    if not rounds and "amx_int8" in cpu_flags():
-        pytest.skip("what OpenVINO fuses was looked at on CPUs without AMX only")
     block = Block(zero, rounds=rounds)
     x = np.random.default_rng(1).normal(0, 0.1, (1, CHANNELS, 24, 24)).astype(np.float32)
     found = np.rint((run_openvino(block.model(), x) - 1e-3) / SUM)
