@@ -20,6 +20,7 @@ from srq_nni.speedup import ModelSpeedupOpenVINO, integer_simulator  # noqa: E40
 from srq_nni.speedup.bfloat16_tail import tail_in_bfloat16  # noqa: E402
 from srq_nni.speedup.engine_rules import ENGINES  # noqa: E402
 from srq_nni.speedup.graph import build_graph  # noqa: E402
+from srq_nni.speedup.machine import cpu_flags  # noqa: E402
 from srq_nni.speedup.openvino import BFLOAT16, BFLOAT16_TAIL, FLOAT32, has_bfloat16  # noqa: E402
 from tests.speedup.architectures import ARCHITECTURES, quantized  # noqa: E402
 from tests.speedup.networks import edsr, photo, psnr  # noqa: E402
@@ -88,6 +89,13 @@ def test_a_tail_in_bfloat16_costs_its_own_rounding_at_any_width(method: str, bit
     with torch.no_grad():
         found = psnr(speedup.inference(photo(64))[0], integer_simulator(network)(photo(64)))
     assert 62 < found < 70
+
+
+@pytest.mark.skipif("amx_int8" not in cpu_flags(), reason="this CPU has no AMX")
+def test_all_but_float32_runs_on_tiles_where_the_cpu_has_them(tmp_path: Path) -> None:
+    kernels = compressed(edsr("pams", 8), BFLOAT16_TAIL, tmp_path).precision_report().kernels
+    assert {precision for _, precision, _ in kernels} >= {"i8", "u8", "bf16", "f32"}
+    assert all(("amx" in kernel) is (precision != "f32") for _, precision, kernel in kernels)
 
 
 @pytest.mark.usefixtures("needs_bfloat16")
