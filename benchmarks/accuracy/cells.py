@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, POST_TRAINING, RECIPES
+from recipes import BEST, LEARNED_STEPS, POST_TRAINING, RECIPES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -149,7 +149,8 @@ ABLATION = 600  # iterations of the cells that change one thing of a recipe
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
-ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_8_BITS[1:]]
+OF_WHOLE_RUNS = (*OF_8_BITS[1:], "recommended, distilled, lr 3e-4", LEARNED_STEPS[4])
+ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_WHOLE_RUNS]
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,14 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=recipe)
     for bits, lr in ((2, "1e-3"), (3, "1e-3"), (4, "2e-3")):
         yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
+    for bits, recipe in LEARNED_STEPS.items():
+        for seed in (1,) if bits == 3 else (1, 2, 3):
+            yield Cell("ddtb", bits, recipe=recipe, seed=seed)
+    for bits in (4, 2):
+        rdn = "RDN-10x3"
+        yield Cell(
+            "ddtb", bits, recipe="recommended, distilled, lr 3e-4", network=rdn, iterations=NETWORKS[rdn].iterations
+        )
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in OF_4_BITS:

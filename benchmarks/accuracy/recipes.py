@@ -28,6 +28,7 @@ def adam(lr: float) -> dict[str, Any]:
 
 
 LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
+LEARNED = {"calibration": "mse", "weight_range": "learned"}
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
     "least error": LEAST_ERROR,
@@ -75,7 +76,15 @@ RECIPES = {
                 f"distilled, lr {lr}": Recipe(
                     LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}; lr {lr}"
                 )
-                for lr in ("2e-3", "1e-3", "1e-4")
+                for lr in ("2e-3", "1e-3", "3e-4", "1e-4")
+            },
+            **{
+                f"distilled, learned steps, lr {lr}": Recipe(
+                    LEARNED,
+                    {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
+                    f"{DISTILLED}; the steps of the weights train, too; lr {lr}",
+                )
+                for lr in ("2e-3", "1e-3")
             },
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
@@ -87,4 +96,5 @@ RECIPES = {
     ),
 }
 BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "1e-4"}  # of whole runs
+LEARNED_STEPS = {bits: f"recommended, distilled, learned steps, lr {BEST_RATES[bits]}" for bits in (2, 4, 3)}
 BEST = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}

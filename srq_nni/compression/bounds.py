@@ -9,7 +9,8 @@ from torch import nn
 
 from srq_nni.errors import OptionError
 from srq_nni.quantization.activation import ActivationQuantizer
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import bounded_quantizers
+from srq_nni.quantization.weight import WeightQuantizer
 
 BOUNDS_LEARNING_RATE = 1e-2  # of both papers, in feature units of networks scaled to 255
 RELATIVE_LEARNING_RATE = 2e-3  # in widths
@@ -21,8 +22,9 @@ class RelativeSteps:
 
     A learning rate in feature units moves a bound by some 17 in 3,000 steps of Adam: nothing where features span
     hundreds, everything where images are in [0, 1]. Here a step of s moves a bound by s times the width of its
-    quantizer (alpha; upper - lower), at most ``LARGEST_STEP``. So no step can make bounds cross, collapse or turn
-    negative, whatever the learning rate; zero stays between them. It has no state: the optimizer's is enough.
+    quantizer (alpha; upper - lower; 1 for the logarithm of a weight's factor), at most ``LARGEST_STEP``. So no step can
+    make bounds cross, collapse or turn negative, whatever the learning rate; zero stays between them. It has no state:
+    the optimizer's is enough.
 
     Call ``before`` and ``after`` around a step of the optimizer that holds the bounds.
 
@@ -32,14 +34,14 @@ class RelativeSteps:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._before: list[tuple[ActivationQuantizer, torch.Tensor, list[torch.Tensor]]] = []
+        self._before: list[tuple[ActivationQuantizer | WeightQuantizer, torch.Tensor, list[torch.Tensor]]] = []
 
     @torch.no_grad()
     def before(self, *_: Any) -> None:
         """Remember the bounds and their widths."""
         self._before = [
             (quantizer, quantizer.width().clone(), [bound.clone() for bound in quantizer.bounds()])
-            for _, quantizer in activation_quantizers(self._model)
+            for quantizer in bounded_quantizers(self._model)
         ]
 
     @torch.no_grad()

@@ -59,6 +59,8 @@ def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, 
     if isinstance(quantizer, ActivationQuantizer):
         entry["bounds"] = torch.cat([bound.detach().cpu() for bound in quantizer.bounds()])
         entry["state"] = {key: value.detach().cpu().clone() for key, value in quantizer.state_dict().items()}
+    elif isinstance(quantizer, WeightQuantizer) and quantizer.log_factor is not None:
+        entry["log_factor"] = float(quantizer.log_factor.detach())
     return entry
 
 
@@ -82,7 +84,7 @@ def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrappe
 
 
 def restore(space: QuantizationTargetSpace, quantizer: nn.Module, entry: Mapping[str, Any], where: str) -> None:
-    """Put an activation's bounds and gate back, or check that a weight is the one that was described.
+    """Put an activation's bounds and gate or the factor of a weight's step back, and check that the weight is the same.
 
     Raises:
         OptionError: if the entry is of another quantizer or bit width, or of another weight.
@@ -94,6 +96,8 @@ def restore(space: QuantizationTargetSpace, quantizer: nn.Module, entry: Mapping
                 f"calibration_config: {where} has {key}: {entry.get(key)!r} and the quantizer {here!r}; make them equal"
             )
     if isinstance(quantizer, WeightQuantizer):
+        if quantizer.log_factor is not None:
+            quantizer.log_factor.data.fill_(float(entry["log_factor"]))
         scale = codes_of(space, quantizer)[0]
         if abs(scale - float(entry["scale"])) > 1e-5 * scale:
             raise OptionError(

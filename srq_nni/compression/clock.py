@@ -31,7 +31,7 @@ from srq_nni.compression.phases import (
 from srq_nni.errors import CheckpointError, QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.calibration import average_batch_statistics
-from srq_nni.quantization.layers import add_stored_gates, set_mode
+from srq_nni.quantization.layers import add_stored_gates, bounds_of, set_mode
 
 UNTRAINED_STEPS = 3  # optimizer steps without one of the bounds before it is taken for a mistake
 GATE_GROUP = "gates"
@@ -204,7 +204,7 @@ class TrainingClock:
         return not counted.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"])
 
     def _bounds(self) -> list[nn.Parameter]:
-        return [bound for q in self.quantizers if isinstance(q, ActivationQuantizer) for bound in q.bounds()]
+        return bounds_of(self.quantizers)
 
     def _hand_over_gates(self, optimizer: Optimizer, held: set[int]) -> None:
         """Give the optimizer the gates that were made after it, and make their gradients those of all processes."""

@@ -14,12 +14,7 @@ from srq_nni.compression.clock import GATE_GROUP
 from srq_nni.compression.evaluator import LoopEvaluator
 from srq_nni.compression.phases import ddtb_quantizers, gate_parameters
 from srq_nni.errors import QuantizationError
-from srq_nni.quantization.layers import activation_quantizers
-
-
-def bounds_of(model: nn.Module) -> list[nn.Parameter]:
-    """Return the bounds of all activation quantizers of ``model``."""
-    return [bound for _, quantizer in activation_quantizers(model) for bound in quantizer.bounds()]
+from srq_nni.quantization.layers import bounds_of
 
 
 def parameter_groups(

@@ -107,8 +107,8 @@ class QuantizationOptions(BaseModel):
     """Percentile of DDTB's bounds and weights (ddtb only). Given alone, both start from it; with calibration or
     weight_range: percentile and if missing, it is the published one of the architecture."""
     weight_range: Annotated[str, _one_of(name for names in RANGES.values() for name in names)] | None = None
-    """How the grid of a weight is found: mse (least squared error; default) or, as published, max (pams) or percentile
-    (ddtb)."""
+    """How the grid of a weight is found: mse (least squared error; default), learned (a factor on its step trains) or,
+    as published, max (pams) or percentile (ddtb)."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")
@@ -166,8 +166,10 @@ class QuantizationOptions(BaseModel):
         for key, instead in BESIDE_CONFIG_LIST.items():
             if self.config_list is not None and key in self.model_fields_set:
                 raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
-        if self.percentile is not None and (self.calibration, self.weight_range) == ("mse", "mse"):
-            raise OptionError("percentile: calibration and weight_range are mse; delete it, or one of them")
+        if self.percentile is not None and self.calibration == "mse" and self.weight_range in ("mse", "learned"):
+            raise OptionError(
+                f"percentile: calibration is mse and weight_range {self.weight_range}; delete it, or one of them"
+            )
         for key, switch in SWITCHES.items():
             given = key in self.model_fields_set and getattr(self, key) is not None
             if given and (switch.pams if self.quantizer == "pams" else switch.ddtb) is None:

@@ -37,7 +37,7 @@ from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
 from srq_nni.models.teacher import TEACHER_LOSSES, TeacherLosses
 from srq_nni.quantization.calibration import average_batch_statistics
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import bounds_of
 
 
 def check_parallel(num_gpu: int, *, distributed: bool) -> None:
@@ -152,7 +152,7 @@ class QuantSRModel(SRModel):
         """One optimizer for ``network_g``, in which the bounds and DDTB's gates are groups of their own, at the end."""
         groups = list(params)
         groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
-        bounds = [bound for _, quantizer in activation_quantizers(self.net_g) for bound in quantizer.bounds()]
+        bounds = bounds_of(self.net_g)
         gates = gate_parameters(self.net_g)
         apart = {id(parameter) for parameter in (*bounds, *gates)}
         network = [{**group, "params": [p for p in group["params"] if id(p) not in apart]} for group in groups]

@@ -163,6 +163,18 @@ def activation_quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQua
             yield name, module
 
 
+def bounded_quantizers(model: nn.Module) -> Iterator[ActivationQuantizer | WeightQuantizer]:
+    """Yield every quantizer that has something to train beside gates, in the order of registration."""
+    for module in model.modules():
+        if isinstance(module, ActivationQuantizer | WeightQuantizer) and module.bounds():
+            yield module
+
+
+def bounds_of(model: nn.Module) -> list[nn.Parameter]:
+    """Return the bounds of all activation quantizers of ``model``, and the factors of weights whose step is trained."""
+    return [bound for quantizer in bounded_quantizers(model) for bound in quantizer.bounds()]
+
+
 def add_stored_gates(model: nn.Module, state: Mapping[str, Any]) -> list[DDTBActivation]:
     """Give ``model`` the gates that a state dict holds, since training decides which layers have one; return those."""
     added = []

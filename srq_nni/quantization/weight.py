@@ -1,4 +1,7 @@
-"""Weight quantizers as modules: no state of their own, the statistics of the weight are taken at every forward."""
+"""Weight quantizers as modules: the statistics of the weight are taken at every forward.
+
+They have no state of their own, but for the factor of ``weight_range: learned``.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,25 @@ from srq_nni.quantization.fake_quantize import (
     weight_step_max_abs,
 )
 from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
+from srq_nni.quantization.learned_step import learned_codes, quantize_weight_learned
 from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by, percentile_bounds
 
 
 class WeightQuantizer(nn.Module):
-    """Return a weight on the grid of its own statistics, with the straight-through gradient."""
+    """Return a weight on the grid of its own statistics, with the straight-through gradient.
 
-    def __init__(self, bits: int) -> None:
+    Attributes:
+        log_factor: 0-d parameter, natural logarithm of a trained factor on the step; None if the step is not trained.
+    """
+
+    log_factor: nn.Parameter | None
+
+    def __init__(self, bits: int, *, learned: bool = False) -> None:
         super().__init__()
         self.bits = check_bits(bits)
         self.enabled = True
+        self.register_parameter("log_factor", nn.Parameter(torch.zeros(())) if learned else None)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return ``weight`` (any shape) on its grid, or ``weight`` itself while the quantizer is not ``enabled``."""
@@ -44,6 +55,17 @@ class WeightQuantizer(nn.Module):
         grid = self.grid(weight)
         return grid, grid.codes(self.quantize(weight))
 
+    def bounds(self) -> list[nn.Parameter]:
+        """Return what trains, for the parameter group of the bounds."""
+        return [] if self.log_factor is None else [self.log_factor]
+
+    def width(self) -> torch.Tensor:
+        """Return the unit of a relative step, 0-d: a logarithm is relative as it is."""
+        return torch.ones((), device=None if self.log_factor is None else self.log_factor.device)
+
+    def hold_zero(self) -> None:
+        """Zero is a code of every weight."""
+
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
 
@@ -53,24 +75,27 @@ class PAMSWeight(WeightQuantizer):
 
     Args:
         bits: 2 to 8.
-        weight_range: ``mse`` takes the step of least squared error, ``max`` that of max|w|, as published; ``official``
-            is ``max`` in the released code's order of operations, which decides where two codes are equally near.
+        weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it, ``max`` takes
+            that of max|w|, as published; ``official`` is ``max`` in the released code's order of operations, which
+            decides where two codes are equally near.
     """
 
-    RANGES = ("mse", "max", "official")
+    RANGES = ("mse", "learned", "max", "official")
 
     def __init__(self, bits: int, *, weight_range: str = "mse") -> None:
-        super().__init__(bits)
-        self.weight_range = choice("weight_range", weight_range, self.RANGES)
+        super().__init__(bits, learned=choice("weight_range", weight_range, self.RANGES) == "learned")
+        self.weight_range = weight_range
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.log_factor is not None:
+            return quantize_weight_learned(weight, self.bits, self.log_factor, symmetric=True)
         if self.weight_range == "mse":
             return quantize_weight_least_error(weight, self.bits, symmetric=True)
         return quantize_weight_max_abs(weight, self.bits, released_order=self.weight_range == "official")
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
-        if self.weight_range == "mse":
-            return _least_error_grid(weight, self.bits, symmetric=True)
+        if self.weight_range in ("mse", "learned"):
+            return _least_error_grid(weight, self.bits, self.log_factor, symmetric=True)
         n = symmetric_maximum(self.bits)
         return IntegerGrid(float(weight_step_max_abs(computable(weight.detach()), self.bits)), -n, n, self.bits)
 
@@ -82,11 +107,11 @@ class DDTBWeight(WeightQuantizer):
         bits: 2 to 8.
         percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN; 99 if missing.
         limit_levels: see ``quantize_weight_percentile``.
-        weight_range: ``mse`` takes the step of least squared error, ``percentile`` the one between percentiles, as
-            published. If missing, ``percentile`` with a percentile, else ``mse``.
+        weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it, ``percentile``
+            takes the one between percentiles, as published. If missing, ``percentile`` with a percentile, else ``mse``.
     """
 
-    RANGES = ("mse", "percentile")
+    RANGES = ("mse", "learned", "percentile")
 
     def __init__(
         self,
@@ -96,32 +121,40 @@ class DDTBWeight(WeightQuantizer):
         limit_levels: bool = True,
         weight_range: str | None = None,
     ) -> None:
-        super().__init__(bits)
-        self.weight_range = choice("weight_range", weight_range or implied_by(percentile), self.RANGES)
+        chosen = choice("weight_range", weight_range or implied_by(percentile), self.RANGES)
+        super().__init__(bits, learned=chosen == "learned")
+        self.weight_range = chosen
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
         self.limit_levels = limit_levels
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        if self.log_factor is not None:
+            return quantize_weight_learned(weight, self.bits, self.log_factor, symmetric=False)
         if self.weight_range == "mse":
             return quantize_weight_least_error(weight, self.bits, symmetric=False)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         return quantize_weight_percentile(weight, self.bits, self.percentile, **limits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
-        if self.weight_range == "mse":
-            return _least_error_grid(weight, self.bits, symmetric=False)
+        if self.weight_range in ("mse", "learned"):
+            return _least_error_grid(weight, self.bits, self.log_factor, symmetric=False)
         lower, upper = percentile_bounds(weight.detach(), self.percentile)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         step, low, high = ddtb_codes(lower, upper, self.bits, **limits)
         return IntegerGrid(float(step), int(low), int(high), self.bits)
 
     def extra_repr(self) -> str:
-        how = f"percentile={self.percentile}" if self.weight_range == "percentile" else "mse"
+        how = f"percentile={self.percentile}" if self.weight_range == "percentile" else self.weight_range
         return f"bits={self.bits}, {how}"
 
 
-def _least_error_grid(weight: torch.Tensor, bits: int, *, symmetric: bool) -> IntegerGrid:
-    step, low, high = least_error_codes(weight, bits, symmetric=symmetric)
+def _least_error_grid(
+    weight: torch.Tensor, bits: int, log_factor: torch.Tensor | None, *, symmetric: bool
+) -> IntegerGrid:
+    if log_factor is None:
+        step, low, high = least_error_codes(weight, bits, symmetric=symmetric)
+    else:
+        step, low, high = learned_codes(weight, bits, log_factor, symmetric=symmetric)
     return IntegerGrid(float(step), low, high, bits)
 
 

@@ -17,6 +17,7 @@ from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
 from srq_nni.quantization.layers import (
     QuantizedLayer,
     activation_quantizers,
+    bounds_of,
     calibrate,
     quantized_convolutions,
     set_mode,
@@ -83,7 +84,7 @@ def summarize_network(
         )
     gates = [q.gate for _, q in activation_quantizers(network) if isinstance(q, DDTBActivation) and q.gate is not None]
     gate_parameters = sum(parameter.numel() for gate in gates for parameter in gate.parameters())
-    bounds = sum(bound.numel() for _, quantizer in activation_quantizers(network) for bound in quantizer.bounds())
+    bounds = sum(bound.numel() for bound in bounds_of(network))
     return Summary(
         subject or type(model).__name__,
         type(model).__name__,

@@ -57,7 +57,7 @@ BITS = "is not a bit width that can be quantized to; give an integer from 2 to 8
         ({"percentile": 95}, "percentile: pams has no such setting; delete it"),
         (
             {"quantizer": "ddtb", "percentile": 95, "calibration": "mse", "weight_range": "mse"},
-            "percentile: calibration and weight_range are mse; delete it, or one of them",
+            "percentile: calibration is mse and weight_range mse; delete it, or one of them",
         ),
         *(
             ({"calibration_iters": wrong}, f"calibration_iters: {wrong!r} is not allowed; give a whole number from 0")
