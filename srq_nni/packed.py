@@ -32,7 +32,7 @@ from srq_nni.quantization.calibration import IntensityRecorder, RunningMean
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, IntegerGrid
 from srq_nni.quantization.layers import QuantizedLayer, add_stored_gates
-from srq_nni.quantization.weight import GridWeight
+from srq_nni.quantization.weight import GridWeight, WeightQuantizer
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
@@ -179,10 +179,9 @@ def _on_grids(network: nn.Module) -> Iterator[tuple[str, IntegerGrid, torch.Tens
 
 
 def _needed(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict without the statistics of the calibration."""
-    training = [
-        f"{name}." for name, module in network.named_modules() if isinstance(module, RunningMean | IntensityRecorder)
-    ]
+    """Return the state dict without the statistics of the calibration, and what the grids of the weights say."""
+    left_out = (RunningMean, IntensityRecorder, WeightQuantizer)
+    training = [f"{name}." for name, module in network.named_modules() if isinstance(module, left_out)]
     return {name: value for name, value in network.state_dict().items() if not name.startswith(tuple(training))}
 
 

@@ -18,7 +18,7 @@ from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
 from srq_nni.cli.main import main
 from srq_nni.errors import CheckpointError, WriteError
 from srq_nni.packed import pack
-from srq_nni.quantization.layers import QuantizedLayer
+from srq_nni.quantization.layers import QuantizedLayer, bounds_of
 from srq_nni.speedup import integer_simulator
 from srq_nni.speedup.engine_rules import ENGINES
 from srq_nni.speedup.graph import build_graph
@@ -62,9 +62,13 @@ def integers(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("weight_range", ["mse", "learned"])
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_codes_and_output_are_bit_identical(method: str, bits: int, tmp_path: Path) -> None:
-    network = small({"quantizer": method, "bits": bits, "wiring": "deploy"})
+def test_codes_and_output_are_bit_identical(method: str, weight_range: str, bits: int, tmp_path: Path) -> None:
+    network = small({"quantizer": method, "bits": bits, "wiring": "deploy", "weight_range": weight_range})
+    for bound in bounds_of(network):
+        if bound.ndim == 0:  # the factor of a weight's step
+            bound.data.fill_(-0.2)
     pack(network, tmp_path / "n.safetensors")
     loaded = srq_nni.load(tmp_path / "n.safetensors")
     before, after = integers(network), integers(loaded)

@@ -20,6 +20,7 @@ from srq_nni.errors import CheckpointError, listing
 
 CHANGING = {  # switches that change what a trained network computes -> how the released code differs
     "limit_levels": "the released code has up to 2^k + 1 levels",
+    "weight_range": "the released code takes the step of the largest weight, or of percentiles",
     "gate_statistics": "in the released code the gate of an image depends on the others in its batch",
 }
 
@@ -132,7 +133,7 @@ def _student(path: Path, metadata: Mapping[str, Any], target: str) -> tuple[Layo
     notes = [
         f"{key}: {block[key]} computes something else than the released code may: {difference}"
         for key, difference in CHANGING.items()
-        if block.get(key) not in (None, *(SWITCHES[key].ddtb or ())[1:])
+        if block.get(key) not in (None, *(getattr(SWITCHES[key], target) or ())[1:])
     ]
     ours = checkpoint.load(path).state_dict()
     waiting = [key for key, value in ours.items() if key.endswith(".gate_is_applied") and not value]

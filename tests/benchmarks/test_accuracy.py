@@ -77,7 +77,7 @@ def trained(cell: cells.Cell, folder: Path, pairs: list[images.Pair], stop: int 
     "cell",
     [
         cells.Cell("ddtb", 4, "official", "official", iterations=5),
-        cells.Cell("ddtb", 2, recipe="recommended", iterations=5),
+        cells.Cell("ddtb", 2, recipe=recipes.LEARNED_STEPS[2], iterations=5),
         cells.Cell("pams", 2, iterations=5),
         cells.Cell("qat", 4, recipe="nni", iterations=5),
     ],

@@ -59,10 +59,16 @@ def test_ddtb_only_observes_before_its_bounds_start(photo_folders: Path) -> None
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-@pytest.mark.parametrize("wiring", ["paper", "deploy", "official"])
-def test_unwrapped_rebuilt_and_live_networks_compute_the_same(photo_folders: Path, method: str, wiring: str) -> None:
+@pytest.mark.parametrize(
+    "entry",
+    [{"wiring": "paper"}, {"wiring": "deploy"}, {"wiring": "official"}, {"wiring": "paper", "weight_range": "learned"}],
+    ids=lambda entry: "-".join(entry.values()),
+)
+def test_unwrapped_rebuilt_and_live_networks_compute_the_same(
+    photo_folders: Path, method: str, entry: dict[str, str]
+) -> None:
     data = batches(photo_folders)
-    quantizer = trained(method, data, [{"wiring": wiring, **INT4}])
+    quantizer = trained(method, data, [{**entry, **INT4}])
     model, x = quantizer.bound_model.eval(), data[0]["lq"]
     expected, config = model(x), quantizer.get_calibration_config()
     assert torch.equal(quantizer.quantized_network()(x), expected)
@@ -105,11 +111,14 @@ def test_a_calibration_config_says_what_the_quantizers_do(photo_folders: Path, m
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_a_calibration_config_goes_back_into_a_quantizer(photo_folders: Path, method: str) -> None:
-    data = batches(photo_folders)
-    first = trained(method, data)
+@pytest.mark.parametrize("entry", [{}, {"weight_range": "learned"}], ids=["mse", "learned"])
+def test_a_calibration_config_goes_back_into_a_quantizer(
+    photo_folders: Path, method: str, entry: dict[str, str]
+) -> None:
+    data, entries = batches(photo_folders), [{"wiring": "paper", **INT4, **entry}]
+    first = trained(method, data, entries)
     config, weights = first.get_calibration_config(), first.bound_model.state_dict()
-    second = make(method, network(2), PAPER)
+    second = make(method, network(2), entries)
     with pytest.raises(
         OptionError, match=r"^calibration_config: target 'weight' of 'body\.0\.conv1' has scale 0\.\d+ "
     ):

@@ -12,7 +12,7 @@ from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
 from srq_nni.conversion import convert, convert_back
 from srq_nni.quantization.gate import Gate
-from srq_nni.quantization.layers import activation_quantizers, calibrate
+from srq_nni.quantization.layers import activation_quantizers, bounds_of, calibrate
 from tests.conversion.converting import converted, distance, equal, loaded, photograph, saved, source_of
 from tests.conversion.released import Released
 from tests.conversion.states import released
@@ -85,25 +85,29 @@ def student(network: dict[str, Any], folder: Path, **block: Any) -> Path:
         if block["quantizer"] == "ddtb" and index % 2:
             quantizer.add_gate(Gate(int(quantizer.channels)))
             quantizer.apply_gate(True)
+    for bound in bounds_of(model):
+        if bound.ndim == 0:  # the factor of a weight's step
+            bound.data.fill_(0.3)
     path = folder / "net_g.pth"
     metadata = checkpoint.metadata_of(network, quantization)
     checkpoint.save({"params": model.state_dict(), "srq": metadata}, path)
     return path
 
 
-@pytest.mark.parametrize("profile", ["default", "official"])
+@pytest.mark.parametrize("block", [{}, {"profile": "official"}, {"weight_range": "learned"}], ids=str)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["type"])
 def test_a_student_of_ours_comes_back_with_the_same_bits(
-    tmp_path: Path, network: dict[str, Any], method: str, profile: str
+    tmp_path: Path, network: dict[str, Any], method: str, block: dict[str, str]
 ) -> None:
-    path = student(network, tmp_path, quantizer=method, profile=profile)
+    path = student(network, tmp_path, quantizer=method, **block)
     official = convert_back(path, tmp_path / "official.pth.tar", method)
     again = convert(official.path, tmp_path / "again.pth", method)
     assert equal(read(again.path)["params"], read(path)["params"])
     assert read(again.path)["srq"] == read(path)["srq"]
     changes = [note.split(":")[0] for note in official.notes]
-    assert changes == (["limit_levels", "gate_statistics"] if (method, profile) == ("ddtb", "default") else [])
+    of_method = {"pams": ["weight_range"], "ddtb": ["limit_levels", "weight_range", "gate_statistics"]}[method]
+    assert changes == ([] if "profile" in block else of_method)
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
