@@ -36,7 +36,8 @@
 #include "instructions.h"
 #include "tiles.h"
 
-enum { POOLS = 4096, POOL_SIZE = 1 << 20, REACH = 1 << 30, RED_ZONE = 128 };
+/* A jump reaches 2 GiB, which it takes to get past the libraries of a large program. */
+enum { POOLS = 4096, POOL_SIZE = 1 << 20, REACH = INT32_MAX - POOL_SIZE, RED_ZONE = 128 };
 enum { BUSY = 0x06, JUMP = 0xe9 };
 
 /* What a stub leaves on the stack, upwards. General registers are numbered as in instructions. */
@@ -123,7 +124,7 @@ static int say(const char *why) {
 
 /* Return new room for slots near code; address space only, until it is written. */
 static uint8_t *map_pool(const uint8_t *code) {
-    for (int64_t away = POOL_SIZE; away < REACH; away += POOL_SIZE)
+    for (int64_t away = POOL_SIZE; away < REACH - POOL_SIZE; away += POOL_SIZE)
         for (int sign = -1; sign <= 1; sign += 2) {
             void *wish = (void *)(((uintptr_t)code & ~(uintptr_t)(POOL_SIZE - 1)) + (uintptr_t)(sign * away));
             void *got = mmap(wish, POOL_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
@@ -160,7 +161,7 @@ static void write_jump(uint8_t *at, const uint8_t *target) {
 static int write_slot(uint8_t *code, const instruction *what) {
     slot *room = take_slot(code);
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)code & ~(page - 1);
-    if (!room) return say("There is no room for a jump's target within 1 GiB of an emulated instruction.\n");
+    if (!room) return say("There is no room for a jump's target within 2 GiB of an emulated instruction.\n");
     if (mprotect((void *)start, (uintptr_t)code + 5 - start, PROT_READ | PROT_WRITE | PROT_EXEC))
         return say("The code of an emulated instruction cannot be made writable.\n");
     /* lea -128(%rsp), %rsp; call *stub(%rip) */
