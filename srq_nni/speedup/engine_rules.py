@@ -58,6 +58,7 @@ class EngineRules:
             limit such an input by a Clip always, without which OpenVINO makes it uint8. Where codes do not fit twice,
             store the input as uint8 from 0 if nothing can saturate then; see ``byte_products``.
         loses_scales: guard integer layers without a bias that several nodes read; see ``shared_outputs``.
+        guards_groups: guard grouped convolutions whose input has a zero point; see ``grouped_layers``.
         merges_quantizers: guard a quantizer that reads another one; see ``double_quantizers``.
         integer_bias: biases are int32 on the grid of the accumulator where nothing else is asked for. ONNX Runtime
             rounds the bias of a convolution that reads DequantizeLinear by itself, so the file does it first.
@@ -79,6 +80,7 @@ class EngineRules:
     rounds_first: bool = False
     even_weights: bool = False
     loses_scales: bool = False
+    guards_groups: bool = False
     merges_quantizers: bool = False
     integer_bias: bool = False
     needs_output_quantizer: bool = False
@@ -115,6 +117,7 @@ ENGINES = {
         rounds_first=True,
         even_weights=True,
         loses_scales=True,
+        guards_groups=True,
         shuffles_codes=True,
         without_vnni="{count} of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products "
         "of wide codes.",

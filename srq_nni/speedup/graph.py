@@ -22,6 +22,7 @@ from srq_nni.speedup import markers
 from srq_nni.speedup.byte_products import separate_weights
 from srq_nni.speedup.double_quantizers import keep_both_roundings
 from srq_nni.speedup.engine_rules import EngineRules
+from srq_nni.speedup.grouped_layers import keep_from_gemm
 from srq_nni.speedup.image_metadata import write_metadata
 from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
 from srq_nni.speedup.lazy import import_or_explain
@@ -75,6 +76,8 @@ def build_graph(
         separate_weights(proto, rules)
     if rules.loses_scales:
         keep_scales(proto)
+    if rules.guards_groups:
+        keep_from_gemm(proto)
     if rules.merges_quantizers:
         keep_both_roundings(proto)
     reorder_pixel_shuffles(proto)

@@ -36,7 +36,8 @@
 #include "instructions.h"
 #include "tiles.h"
 
-enum { POOL_SIZE = 1 << 16, RED_ZONE = 128 };
+/* A jump reaches 2 GiB, which it takes to get past the libraries of a large program. */
+enum { POOLS = 4096, POOL_SIZE = 1 << 20, REACH = INT32_MAX - POOL_SIZE, RED_ZONE = 128 };
 enum { BUSY = 0x06, JUMP = 0xe9 };
 
 /* What a stub leaves on the stack, upwards. General registers are numbered as in instructions. */
@@ -115,24 +116,38 @@ __asm__(
     ".balign 4\n"
     "nearest_without_denormals: .long 0x9fc0\n");
 
+/* Say why the program will end, and return 0; signal handlers may not print otherwise. */
+static int say(const char *why) {
+    if (write(STDERR_FILENO, why, strlen(why)) < 0) abort();
+    return 0;
+}
+
+/* Return new room for slots near code; address space only, until it is written. */
+static uint8_t *map_pool(const uint8_t *code) {
+    for (int64_t away = POOL_SIZE; away < REACH - POOL_SIZE; away += POOL_SIZE)
+        for (int sign = -1; sign <= 1; sign += 2) {
+            void *wish = (void *)(((uintptr_t)code & ~(uintptr_t)(POOL_SIZE - 1)) + (uintptr_t)(sign * away));
+            void *got = mmap(wish, POOL_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_NORESERVE, -1, 0);
+            if (got == wish) return got;
+        }
+    return NULL;
+}
+
 /* Return room for a slot that a jump at code can reach. */
 static slot *take_slot(const uint8_t *code) {
-    static uint8_t *pool, *end;
-    const int64_t reach = (int64_t)1 << 30;
-    if (!pool || pool + sizeof(slot) > end || llabs(pool - code) > reach) {
-        pool = NULL;
-        for (int64_t away = 1 << 20; away < reach && !pool; away += 1 << 20)
-            for (int sign = -1; sign <= 1 && !pool; sign += 2) {
-                void *wish = (void *)(((uintptr_t)code & ~(uintptr_t)(POOL_SIZE - 1)) + (uintptr_t)(sign * away));
-                void *got = mmap(wish, POOL_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-                if (got == wish) pool = got;
-            }
-        if (!pool) return NULL;
-        end = pool + POOL_SIZE;
+    static uint8_t *pools[POOLS], *ends[POOLS]; /* where each goes on, and ends */
+    const size_t size = (sizeof(slot) + 15) & ~(size_t)15;
+    int number = 0;
+    while (number < POOLS && pools[number] && (pools[number] + size > ends[number] || llabs(pools[number] - code) > REACH))
+        number++;
+    if (number == POOLS) return NULL;
+    if (!pools[number]) {
+        if (!(pools[number] = map_pool(code))) return NULL;
+        ends[number] = pools[number] + POOL_SIZE;
     }
-    slot *taken = (slot *)pool;
-    pool += (sizeof *taken + 15) & ~(size_t)15;
+    slot *taken = (slot *)pools[number];
+    pools[number] += size;
     return taken;
 }
 
@@ -146,7 +161,9 @@ static void write_jump(uint8_t *at, const uint8_t *target) {
 static int write_slot(uint8_t *code, const instruction *what) {
     slot *room = take_slot(code);
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = (uintptr_t)code & ~(page - 1);
-    if (!room || mprotect((void *)start, (uintptr_t)code + 5 - start, PROT_READ | PROT_WRITE | PROT_EXEC)) return 0;
+    if (!room) return say("There is no room for a jump's target within 2 GiB of an emulated instruction.\n");
+    if (mprotect((void *)start, (uintptr_t)code + 5 - start, PROT_READ | PROT_WRITE | PROT_EXEC))
+        return say("The code of an emulated instruction cannot be made writable.\n");
     /* lea -128(%rsp), %rsp; call *stub(%rip) */
     static const uint8_t enter[11] = {0x48, 0x8d, 0x64, 0x24, 0x80, 0xff, 0x15, sizeof room->back, 0, 0, 0};
     /* lea 128(%rsp), %rsp */
@@ -190,19 +207,13 @@ static int answer(greg_t *registers, const uint8_t *code) {
     return 1;
 }
 
-/* Say why the program will end, if it is by an instruction of AVX512-FP16: EVEX, map 5 or 6. */
-static void explain(const uint8_t *code) {
-    static const char text[] = "An instruction of AVX512-FP16 is not emulated.\n";
-    int of_halves = code[0] == 0x62 && ((code[1] & 7) == 5 || (code[1] & 7) == 6);
-    if (of_halves && write(STDERR_FILENO, text, sizeof text - 1) < 0) abort();
-}
-
 static void handle(int number, siginfo_t *info, void *pointer) {
     ucontext_t *context = pointer;
     uint8_t *code = (uint8_t *)context->uc_mcontext.gregs[REG_RIP];
     (void)info;
     if (answer(context->uc_mcontext.gregs, code) || patch(code)) return;
-    explain(code);
+    int halves = code[0] == 0x62 && ((code[1] & 7) == 5 || (code[1] & 7) == 6); /* EVEX, map 5 or 6 */
+    if (halves) say("An instruction of AVX512-FP16 is not emulated.\n");
     next_sigaction(number, &previous, NULL); /* not ours: the instruction traps again, for whoever waits for it */
 }
 
