@@ -2,8 +2,8 @@
 
 OpenVINO 2026.4 fuses what follows an integer convolution into its kernel. Where the input has a zero point and a
 quantizer with one more operation per channel follows, its kernels for AMX cannot do so, and some groups, as of 6
-channels, come to oneDNN's GEMM, whose sums are zeros there. An operation right behind the convolution that is not fused
-leaves them to AMX.
+channels, come to oneDNN's GEMM, whose sums are wrong there and right on AVX2. An operation right behind the convolution
+that is not fused leaves them to AMX. This was seen on an emulated CPU alone (``tests/emulation``).
 """
 
 from __future__ import annotations

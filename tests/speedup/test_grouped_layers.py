@@ -16,7 +16,7 @@ from srq_nni.speedup import ModelSpeedupOpenVINO, integer_simulator
 from srq_nni.speedup.engine_rules import ENGINES
 from srq_nni.speedup.graph import build_graph
 from srq_nni.speedup.grouped_layers import keep_from_gemm
-from srq_nni.speedup.machine import cpu_flags
+from srq_nni.speedup.machine import cpu_flags, this_machine
 from srq_nni.speedup.openvino import core as openvino_core
 from tests.speedup.architectures import randomize_norms
 from tests.speedup.networks import difference, photo_away_from_ties
@@ -73,8 +73,10 @@ def test_other_engines_get_no_guard() -> None:
 
 
 def test_openvino_itself_still_needs_the_guard_beside_amx() -> None:
-    """If this fails where there is AMX, the guard can go."""
+    """If this fails where AMX is emulated, the guard can go."""
     pytest.importorskip("openvino")
+    if "amx_int8" in cpu_flags() and "emulated" not in this_machine().processor:
+        pytest.skip("what a CPU with AMX of its own does was not seen")
     proto, _ = build_graph(build(2), ENGINES["openvino"])
     (guard,) = (node for node in proto.graph.node if node.op_type == "Max")
     guard.op_type = "Identity"
