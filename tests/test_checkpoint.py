@@ -247,7 +247,7 @@ def test_metadata_is_plain_and_survives_weights_only(tmp_path: Path) -> None:
         "quantization": {
             **PAMS,
             "calibration_iters": 100,
-            "config_list": [{"calibration": "mse", "weight_range": "mse", "op_names": ["conv_first"]}],
+            "config_list": [{"calibration": "mse", "weight_range": "learned", "op_names": ["conv_first"]}],
             "student": "float",
         },
     }

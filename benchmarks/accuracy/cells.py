@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, LEARNED_STEPS, POST_TRAINING, RECIPES
+from recipes import BEST, DISTILLED, POST_TRAINING, RECIPES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -149,7 +149,7 @@ ABLATION = 600  # iterations of the cells that change one thing of a recipe
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
-OF_WHOLE_RUNS = (*OF_8_BITS[1:], "recommended, distilled, lr 3e-4", LEARNED_STEPS[4])
+OF_WHOLE_RUNS = (*OF_8_BITS[1:], "recommended, distilled, lr 3e-4", BEST[4], BEST[8])
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_WHOLE_RUNS]
 
 
@@ -204,12 +204,12 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits)
     for bits, lr in LEARNING_RATES.items():
         yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
-    for bits, recipe in BEST.items():
+    for bits, recipe in DISTILLED.items():
         yield Cell("ddtb", bits, recipe=recipe)
     for bits, lr in ((2, "1e-3"), (3, "1e-3"), (4, "2e-3")):
         yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
-    for bits, recipe in LEARNED_STEPS.items():
-        for seed in (1,) if bits == 3 else (1, 2, 3):
+    for bits, recipe in BEST.items():
+        for seed in (1, 2, 3) if bits in (4, 2) else (1,):
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
     for bits in (4, 2):
         rdn = "RDN-10x3"
@@ -233,14 +233,14 @@ def _queue() -> Iterator[Cell]:
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
     for bits in (3, 2, 4):
-        yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
+        yield Cell("ddtb", bits, recipe=DISTILLED[bits], network="EDSR-32x5-shipped")
     yield Cell("pams", 2)
     yield Cell("pams", 8, recipe="recommended, lr 2e-5")
     for bits in (2, 4, 8, 3):
         yield Cell("pams", bits, "official", "official")
     for network in ("SRResNet-64x8", "RDN-10x3"):
         for bits in (4, 2):
-            for wiring, recipe in (("official", "official"), ("paper", BEST[bits])):
+            for wiring, recipe in (("official", "official"), ("paper", DISTILLED[bits])):
                 iterations = NETWORKS[network].iterations
                 yield Cell("ddtb", bits, wiring, recipe, network=network, iterations=iterations)
     for bits in (4, 2):
@@ -252,11 +252,11 @@ def _queue() -> Iterator[Cell]:
     for seed in (2, 3):
         for bits in (4, 2):
             for method in ("ddtb", "pams"):
-                yield Cell(method, bits, recipe=BEST[bits], seed=seed)
+                yield Cell(method, bits, recipe=DISTILLED[bits], seed=seed)
     for wiring in ("paper", "deploy"):  # the released code knows its own wiring only
-        for bits in BEST:
+        for bits in DISTILLED:
             for method in ("ddtb", "pams"):
-                yield Cell(method, bits, wiring, BEST[bits])
+                yield Cell(method, bits, wiring, DISTILLED[bits])
     for bits in (4, 2):
         yield Cell("ddtb", bits, "official", "official", network="EDSR-64x8")
-        yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-64x8")
+        yield Cell("ddtb", bits, recipe=DISTILLED[bits], network="EDSR-64x8")

@@ -47,7 +47,7 @@ COSINE = {
     "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
     "warmup_iter": 300,
 }
-DISTILLED = (
+HOW_DISTILLED = (
     "the defaults; three quarters of the loss against the output of the teacher, whose input is turned at random; "
     "warm-up, cosine"
 )
@@ -70,11 +70,11 @@ RECIPES = {
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
             "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
-            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{DISTILLED}; lr 5e-4"),
+            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{HOW_DISTILLED}; lr 5e-4"),
             "distilled, no flips": Recipe(LEAST_ERROR, {**COSINE, **DISTILL, "distill_flips": False}),
             **{
                 f"distilled, lr {lr}": Recipe(
-                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{DISTILLED}; lr {lr}"
+                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{HOW_DISTILLED}; lr {lr}"
                 )
                 for lr in ("2e-3", "1e-3", "3e-4", "1e-4")
             },
@@ -82,9 +82,9 @@ RECIPES = {
                 f"distilled, learned steps, lr {lr}": Recipe(
                     LEARNED,
                     {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
-                    f"{DISTILLED}; the steps of the weights train, too; lr {lr}",
+                    f"{HOW_DISTILLED}; the steps of the weights train, too; lr {lr}",
                 )
-                for lr in ("2e-3", "1e-3")
+                for lr in ("2e-3", "1e-3", "1e-4")
             },
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
@@ -96,5 +96,5 @@ RECIPES = {
     ),
 }
 BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "1e-4"}  # of whole runs
-LEARNED_STEPS = {bits: f"recommended, distilled, learned steps, lr {BEST_RATES[bits]}" for bits in (2, 4, 3)}
-BEST = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
+DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
+BEST = {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in BEST_RATES.items()}

@@ -62,7 +62,7 @@ def _entry(
         published = preset.weight_percentile if target == WEIGHT else preset.percentile
         given = {key: getattr(options, key) for key, switch in SWITCHES.items() if switch.per_tensor and key in allowed}
         how = range_key(target)
-        given[how] = given[how] or implied_by(options.percentile)
+        given[how] = given[how] or implied_by(options.percentile, default_of(how, method.name))
         reads = "percentile" in allowed and given[how] in ("percentile", "official")
         given["percentile"] = (options.percentile or published) if reads else None
         chosen = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}

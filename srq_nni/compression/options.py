@@ -107,8 +107,8 @@ class QuantizationOptions(BaseModel):
     """Percentile of DDTB's bounds and weights (ddtb only). Given alone, both start from it; with calibration or
     weight_range: percentile and if missing, it is the published one of the architecture."""
     weight_range: Annotated[str, _one_of(name for names in RANGES.values() for name in names)] | None = None
-    """How the grid of a weight is found: mse (least squared error; default), learned (a factor on its step trains) or,
-    as published, max (pams) or percentile (ddtb)."""
+    """How the grid of a weight is found: learned (a factor on the step of least squared error trains; default), mse
+    (that step itself) or, as published, max (pams) or percentile (ddtb)."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")

@@ -67,9 +67,9 @@ SWITCHES: dict[str, Switch] = {
     "static_iters": Switch("as many times calibration as released: epochs 2 to 5 after epoch 1", ddtb=(400, 4000)),
     "percentile": Switch("published: 99, for RDN 95 and its weights 100", ddtb=(PRESET, PRESET), per_tensor=True),
     "weight_range": Switch(
-        "the step of least squared error; published: that of the maximum, or of percentiles",
-        pams=("mse", "official"),
-        ddtb=("mse", "percentile"),
+        "a factor on the step of least squared error trains; published: the step of the maximum, or of percentiles",
+        pams=("learned", "official"),
+        ddtb=("learned", "percentile"),
         before={"pams": "max", "ddtb": "percentile"},
         per_tensor=True,
     ),
@@ -175,7 +175,7 @@ def _fill_target(settings: Any, key: str, entry: Mapping[str, Any]) -> Any:
     """Write out what a percentile of a target stands for, before the default of its entry could count."""
     if not isinstance(settings, Mapping) or settings.get("percentile") is None or key in entry:
         return settings
-    return {key: implied_by(settings["percentile"]), **settings}
+    return {key: implied_by(settings["percentile"], default_of(key)), **settings}
 
 
 def range_key(target: str) -> str:
@@ -185,5 +185,6 @@ def range_key(target: str) -> str:
 
 def _beside(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` below ``given``, whose percentile, if alone, stands for how bounds start and weights range."""
-    implied = implied_by(given.get("percentile"))
-    return {**{key: implied if value == "mse" else value for key, value in values.items()}, **given}
+    percentile, replaced = given.get("percentile"), ("mse", "learned")
+    below = {key: implied_by(percentile, value) if value in replaced else value for key, value in values.items()}
+    return {**below, **given}

@@ -206,7 +206,7 @@ class DDTBActivation(ActivationQuantizer):
         gate_gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(bits)
-        self.calibration = choice("calibration", calibration or implied_by(percentile), self.CALIBRATIONS)
+        self.calibration = choice("calibration", calibration or implied_by(percentile, "mse"), self.CALIBRATIONS)
         self.gate_statistics: Statistics = choice("gate_statistics", gate_statistics, get_args(Statistics))
         self.gate_gradient: Gradient = choice("gate_gradient", gate_gradient, get_args(Gradient))
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)

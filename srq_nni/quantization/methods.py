@@ -33,7 +33,9 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "pams": Method("pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "mse"}, {"weight_range": "mse"}),
+    "pams": Method(
+        "pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "mse"}, {"weight_range": "learned"}
+    ),
     "ddtb": Method(
         "ddtb",
         DDTBActivation,
@@ -46,7 +48,7 @@ METHODS: dict[str, Method] = {
             "gate_statistics": "per_sample",
             "gate_gradient": "straight_through",
         },
-        {"percentile": PERCENTILE, "limit_levels": True, "weight_range": "mse"},
+        {"percentile": PERCENTILE, "limit_levels": True, "weight_range": "learned"},
     ),
 }
 

@@ -10,9 +10,9 @@ from srq_nni.quantization.grid import computable, largest_bound
 PERCENTILE = 99.0  # of DDTB for EDSR and SRResNet
 
 
-def implied_by(percentile: float | None) -> str:
-    """Return how bounds start and weights are ranged where only a percentile is given, or nothing."""
-    return "mse" if percentile is None else "percentile"
+def implied_by(percentile: float | None, otherwise: str) -> str:
+    """Return how bounds start or weights are ranged where only a percentile is given, or nothing: ``otherwise``."""
+    return otherwise if percentile is None else "percentile"
 
 
 def check_percentile(percentile: float) -> float:

@@ -82,7 +82,7 @@ class PAMSWeight(WeightQuantizer):
 
     RANGES = ("mse", "learned", "max", "official")
 
-    def __init__(self, bits: int, *, weight_range: str = "mse") -> None:
+    def __init__(self, bits: int, *, weight_range: str = "learned") -> None:
         super().__init__(bits, learned=choice("weight_range", weight_range, self.RANGES) == "learned")
         self.weight_range = weight_range
 
@@ -108,7 +108,8 @@ class DDTBWeight(WeightQuantizer):
         percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN; 99 if missing.
         limit_levels: see ``quantize_weight_percentile``.
         weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it, ``percentile``
-            takes the one between percentiles, as published. If missing, ``percentile`` with a percentile, else ``mse``.
+            takes the one between percentiles, as published. If missing, ``percentile`` with a percentile, else
+            ``learned``.
     """
 
     RANGES = ("mse", "learned", "percentile")
@@ -121,7 +122,7 @@ class DDTBWeight(WeightQuantizer):
         limit_levels: bool = True,
         weight_range: str | None = None,
     ) -> None:
-        chosen = choice("weight_range", weight_range or implied_by(percentile), self.RANGES)
+        chosen = choice("weight_range", weight_range or implied_by(percentile, "learned"), self.RANGES)
         super().__init__(bits, learned=chosen == "learned")
         self.weight_range = chosen
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)

@@ -84,7 +84,8 @@ def summarize_network(
         )
     gates = [q.gate for _, q in activation_quantizers(network) if isinstance(q, DDTBActivation) and q.gate is not None]
     gate_parameters = sum(parameter.numel() for gate in gates for parameter in gate.parameters())
-    bounds = sum(bound.numel() for bound in bounds_of(network))
+    trained = sum(bound.numel() for bound in bounds_of(network))  # the steps of weights, too, which become scales
+    bounds = sum(bound.numel() for _, quantizer in activation_quantizers(network) for bound in quantizer.bounds())
     return Summary(
         subject or type(model).__name__,
         type(model).__name__,
@@ -92,7 +93,7 @@ def summarize_network(
         wiring,
         scale,
         tuple(rows),
-        sum(parameter.numel() for parameter in network.parameters()) - gate_parameters - bounds,
+        sum(parameter.numel() for parameter in network.parameters()) - gate_parameters - trained,
         bounds,
         gate_parameters,
         _gates_to_come(network, gate_ratio) if candidates else len(gates),

@@ -77,7 +77,7 @@ def trained(cell: cells.Cell, folder: Path, pairs: list[images.Pair], stop: int 
     "cell",
     [
         cells.Cell("ddtb", 4, "official", "official", iterations=5),
-        cells.Cell("ddtb", 2, recipe=recipes.LEARNED_STEPS[2], iterations=5),
+        cells.Cell("ddtb", 2, recipe=recipes.BEST[2], iterations=5),
         cells.Cell("pams", 2, iterations=5),
         cells.Cell("qat", 4, recipe="nni", iterations=5),
     ],
@@ -234,9 +234,9 @@ def test_a_shipped_network_is_packed_with_its_card(
 def test_of_two_runs_for_one_file_that_which_is_best_on_val_is_shipped() -> None:
     shipped = [
         cells.Cell("ddtb", 2, recipe=name, network="EDSR-32x5-shipped")
-        for name in ("recommended, lr 1e-3", recipes.BEST[2])
+        for name in ("recommended, lr 1e-3", recipes.DISTILLED[2])
     ]
-    other = cells.Cell("ddtb", 2, recipe=recipes.BEST[2])
+    other = cells.Cell("ddtb", 2, recipe=recipes.DISTILLED[2])
     rows = {
         cell.name: row(cell=cell.name, val_psnr=psnr)
         for cell, psnr in zip([*shipped, other], (34.5, 34.4, 35.0), strict=True)

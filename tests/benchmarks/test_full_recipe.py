@@ -99,7 +99,8 @@ def test_the_commands_say_what_the_row_says(run: commands.Run) -> None:
     else:
         assert train["optim_q"] == recipes.COSINE["optim_q"]
         assert (scheduler["periods"], train["warmup_iter"]) == ([60_000], 6000)
-        assert trained["quantization"]["calibration"] == trained["quantization"]["weight_range"] == "mse"
+        assert trained["quantization"]["calibration"] == "mse"
+        assert trained["quantization"]["weight_range"] == "learned"
         assert trained["quantization"]["calibration_iters"] == 1000
 
 

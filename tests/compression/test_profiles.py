@@ -206,7 +206,8 @@ PERCENTILE = {"calibration": "percentile", "weight_range": "percentile"}
 @pytest.mark.parametrize(
     ("given", "stored"),
     [
-        ({"bits": 4}, {"calibration": "mse", "weight_range": "mse"}),
+        ({"bits": 4}, {"calibration": "mse", "weight_range": "learned"}),
+        ({"bits": 4, "weight_range": "mse"}, {"calibration": "mse", "weight_range": "mse"}),
         ({"bits": 4, "percentile": 97}, PERCENTILE),
         ({"bits": 4, "percentile": 97, "calibration": "mse"}, {**PERCENTILE, "calibration": "mse"}),
         ({"bits": 4, "percentile": 97, "profile": "official"}, {**PERCENTILE, "calibration": "official"}),
@@ -220,12 +221,13 @@ def test_a_percentile_alone_is_stored_as_what_it_means(given: dict[str, Any], st
 @pytest.mark.parametrize(
     ("entry", "calibration", "weight_range"),
     [
-        ({}, "mse", "mse"),
+        ({}, "mse", "learned"),
+        ({"weight_range": "mse"}, "mse", "mse"),
         ({"percentile": 97}, "percentile", "percentile"),
         ({"percentile": 97, "weight_range": "mse"}, "percentile", "mse"),
-        ({"target_settings": {INPUT: {"percentile": 97}}}, "percentile", "mse"),
+        ({"target_settings": {INPUT: {"percentile": 97}}}, "percentile", "learned"),
         ({"target_settings": {WEIGHT: {"percentile": 97}}}, "mse", "percentile"),
-        ({"calibration": "mse", "target_settings": {INPUT: {"percentile": 97}}}, "mse", "mse"),
+        ({"calibration": "mse", "target_settings": {INPUT: {"percentile": 97}}}, "mse", "learned"),
     ],
 )
 def test_an_entry_means_the_same_when_it_is_stored(entry: dict[str, Any], calibration: str, weight_range: str) -> None:

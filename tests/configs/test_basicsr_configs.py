@@ -115,7 +115,7 @@ def test_the_recommended_file_is_the_recipe_that_was_measured() -> None:
     options = read_options(RECOMMENDED)
     cell = cells.Cell("ddtb", options["quantization"]["bits"], recipe=recipes.BEST[options["quantization"]["bits"]])
     measured = pipeline.options(cell, cells.NETWORKS["EDSR-32x5"], Path("weights.pth"), Path("folder"))
-    defaults = {"calibration": "mse", "weight_range": "mse"}
+    defaults = {"calibration": "mse", "weight_range": "learned"}
     assert options["quantization"] | defaults == measured["quantization"]
     train, expected = options["train"], measured["train"]
     assert train["skt_opt"].pop("loss_weight") == pytest.approx(expected["skt_opt"].pop("loss_weight"), abs=2e-3)

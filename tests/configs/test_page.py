@@ -63,8 +63,8 @@ def test_the_table_of_keys_is_complete() -> None:
     for key, (default, _) in rows.items():
         value = fields[key].default
         if value is PydanticUndefined or value is None:
-            mse = key in ("calibration", "weight_range") and default == "`mse`" and default_of(key) == "mse"
-            assert mse or default in ("", "float", "the preset")
+            found = key in ("calibration", "weight_range") and default == f"`{default_of(key)}`"
+            assert found or default in ("", "float", "the preset")
         else:
             assert value_of(default) == pytest.approx(value), key
     outside = PAGE.split("Keys outside the block:")[1]

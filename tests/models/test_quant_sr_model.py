@@ -15,7 +15,7 @@ from srq_nni import checkpoint
 from srq_nni.errors import OptionError
 from srq_nni.functional import skt_loss
 from srq_nni.models.quant_sr_model import QuantSRModel
-from srq_nni.quantization.layers import activation_quantizers
+from srq_nni.quantization.layers import activation_quantizers, bounds_of, quantized_convolutions
 from tests.models.steps import DDTB, same, state, train
 from tests.sr_data import changed, float_checkpoint
 
@@ -43,8 +43,10 @@ def test_bounds_have_a_group_of_their_own(options: dict[str, Any], block: dict[s
     options["train"]["optim_g"]["weight_decay"] = 0.1
     model = build_model(options)
     weights, bounds, *gates = model.optimizer_g.param_groups
-    expected = [bound for _, quantizer in activation_quantizers(model.net_g) for bound in quantizer.bounds()]
+    expected = bounds_of(model.net_g)
+    convolutions = len(list(quantized_convolutions(model.net_g)))
 
+    assert len(expected) == (2 if block["quantizer"] == "pams" else 3) * convolutions, "with the steps of the weights"
     assert (weights["lr"], weights["weight_decay"]) == (1e-4, 0.1)
     assert (bounds["lr"], bounds["weight_decay"]) == (2e-3, 0.0)
     assert {id(p) for p in bounds["params"]} == {id(p) for p in expected}
@@ -151,7 +153,7 @@ def test_files_say_what_they_are(options: dict[str, Any], batches: list[dict[str
     content = torch.load(folder / "net_g_3.pth", weights_only=True)
     assert set(content) == {"params", "params_ema", "srq"}
     assert content["srq"]["network"] == options["network_g"]
-    written = {"wiring": "paper", "student": "float", "calibration": "mse", "weight_range": "mse"}
+    written = {"wiring": "paper", "student": "float", "calibration": "mse", "weight_range": "learned"}
     assert content["srq"]["quantization"] == {**options["quantization"], **written}
     loaded = srq_nni.load(folder / "net_g_latest.pth")
     assert same(dict(loaded.state_dict()), dict(model.net_g_ema.state_dict()))

@@ -145,7 +145,7 @@ def test_a_summary_changes_neither_the_network_nor_the_random_state(tmp_path: Pa
 def test_repr_of_a_network_names_bits_and_bounds(tmp_path: Path) -> None:
     network = checkpoint.load(trained(BLOCKS["ddtb"], tmp_path))
     text = repr(network)
-    assert text.count("DDTBActivation(") == 4 and text.count("DDTBWeight(bits=3, mse)") == 4
+    assert text.count("DDTBActivation(") == 4 and text.count("DDTBWeight(bits=3, learned)") == 4
     upper = network.get_submodule("body.0.conv1.input_quantizer").get_parameter("upper").item()
     assert f"upper={upper:.4g}" in text
     with torch.device("meta"):
