@@ -16,7 +16,7 @@ from srq_nni.compression.options import options_from
 from srq_nni.compression.presets import PRESETS
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate
-from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
+from srq_nni.quantization.layers import activation_quantizers, bounds_of, quantized_convolutions
 from tests.sr_data import NETWORK
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -98,7 +98,8 @@ def test_pams_edsr_has_the_published_quantizers_without_doubled_names() -> None:
     assert want["teacher_to_student_key_map"] == "body.{i}.body.2.* -> body.{i}.body.3.*"
     mean_shifts, alpha_and_maximum, doubled = 2 * 2, 2 * 48, 2 * 16
     assert len(float_keys) + mean_shifts + alpha_and_maximum + doubled == want["n_state_dict_keys"] == 206
-    assert len(keys) == len(float_keys) + 4 * 48  # alpha, bit_width, mean and count of the running statistic
+    # alpha, bit_width, mean and count of the running statistic; and the factor of each weight's step, which is ours
+    assert len(keys) == len(float_keys) + 4 * 48 + 32
 
 
 def test_edsr_upsampler_has_integer_strides_and_runs() -> None:
@@ -165,7 +166,7 @@ def test_srresnet_leaves_head_mid_and_tail_in_float() -> None:
 def test_model_size_arithmetic(arch: str, upscale: int) -> None:
     want = expected("model_size_arithmetic")[f"{arch}_x{upscale}"]
     model = published(ARCHS[arch], upscale, method="ddtb")
-    bounds = {id(bound) for _, quantizer in activation_quantizers(model) for bound in quantizer.bounds()}
+    bounds = {id(bound) for bound in bounds_of(model)}
     total = sum(p.numel() for p in model.parameters() if id(p) not in bounds)
     convs = [conv for _, conv in quantized_convolutions(model)]
     weights = sum(conv.weight.numel() for conv in convs)

@@ -118,6 +118,9 @@ def test_its_factor_trains_with_the_bounds_in_relative_steps() -> None:
 
 
 def test_only_a_learned_step_is_stored() -> None:
-    assert list(DDTBWeight(2, weight_range="learned").state_dict()) == ["log_factor"]
-    assert not list(PAMSWeight(2).parameters())
-    assert not PAMSWeight(2).state_dict()
+    for learned in (DDTBWeight(2), PAMSWeight(2)):
+        assert learned.weight_range == "learned"
+        assert list(learned.state_dict()) == ["log_factor"]
+    for other in (DDTBWeight(2, weight_range="mse"), DDTBWeight(2, percentile=99), PAMSWeight(2, weight_range="max")):
+        assert not list(other.parameters())
+        assert not other.state_dict()
