@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from srq_nni.speedup.barrier import barrier, replace_nodes
+from srq_nni.speedup.barrier import put_behind
 from srq_nni.speedup.onnx_graph import OnnxGraph
 
 
@@ -20,15 +20,11 @@ def keep_from_gemm(proto: Any) -> None:
     Args:
         proto: ``onnx.ModelProto`` with explicit Q/DQ pairs.
     """
-    graph = OnnxGraph(proto.graph)
-    nodes = []
-    for node in graph.nodes:
-        nodes.append(node)
-        if _has_groups(node, graph) and _has_zero_point(node.input[0], graph) and not _is_guarded(node, graph):
-            output = node.output[0]
-            node.output[0] = f"{output}_before_max"
-            nodes.append(barrier(node.output[0], output, f"{node.name}_max"))
-    replace_nodes(proto, nodes)
+    put_behind(proto, _may_come_to_gemm)
+
+
+def _may_come_to_gemm(node: Any, graph: OnnxGraph) -> bool:
+    return _has_groups(node, graph) and _has_zero_point(node.input[0], graph) and not _is_guarded(node, graph)
 
 
 def _has_groups(node: Any, graph: OnnxGraph) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from srq_nni.speedup.barrier import barrier, replace_nodes
+from srq_nni.speedup.barrier import put_behind
 from srq_nni.speedup.lint_rules import PRODUCTS
 from srq_nni.speedup.onnx_graph import OnnxGraph
 
@@ -22,15 +22,11 @@ def keep_scales(proto: Any) -> None:
     Args:
         proto: ``onnx.ModelProto`` with explicit Q/DQ pairs.
     """
-    graph = OnnxGraph(proto.graph)
-    nodes = []
-    for node in graph.nodes:
-        nodes.append(node)
-        if _is_integer_without_bias(node, graph) and _is_shared(node.output[0], graph):
-            output = node.output[0]
-            node.output[0] = f"{output}_before_max"
-            nodes.append(barrier(node.output[0], output, f"{node.name}_max"))
-    replace_nodes(proto, nodes)
+    put_behind(proto, _may_lose_its_scale)
+
+
+def _may_lose_its_scale(node: Any, graph: OnnxGraph) -> bool:
+    return _is_integer_without_bias(node, graph) and _is_shared(node.output[0], graph)
 
 
 def _is_integer_without_bias(node: Any, graph: OnnxGraph) -> bool:
