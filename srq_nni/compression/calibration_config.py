@@ -96,10 +96,13 @@ def restore(space: QuantizationTargetSpace, quantizer: nn.Module, entry: Mapping
                 f"calibration_config: {where} has {key}: {entry.get(key)!r} and the quantizer {here!r}; make them equal"
             )
     if isinstance(quantizer, WeightQuantizer):
-        if quantizer.log_factor is not None:
-            quantizer.log_factor.data.fill_(float(entry["log_factor"]))
+        factors = [(bound, bound.detach().clone()) for bound in quantizer.bounds()]
+        for factor, _ in factors:
+            factor.data.fill_(float(entry.get("log_factor", 0.0)))
         scale = codes_of(space, quantizer)[0]
         if abs(scale - float(entry["scale"])) > 1e-5 * scale:
+            for factor, before in factors:
+                factor.data.copy_(before)
             raise OptionError(
                 f"calibration_config: {where} has scale {float(entry['scale']):.6g} and its weight gives {scale:.6g}; "
                 "load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"

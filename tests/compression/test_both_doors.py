@@ -50,9 +50,7 @@ def through_nni(
     model = build_float(NETWORK)
     teacher = copy.deepcopy(model)
     loop = Loop(batches(folders))
-    settings = {key: profile.pop(key) for key in ("weight_range",) if key in profile}
-    short = [{"wiring": wiring, **INT4, **settings}]
-    entries = srq_nni.config_list(model, method, 4, wiring) if not profile and not settings else short
+    entries = srq_nni.config_list(model, method, 4, wiring) if not profile else [{"wiring": wiring, **INT4}]
     quantizer = make(method, model, entries, srq_nni.LoopEvaluator(loop), **profile)
     compressor = quantizer
     if skt:
@@ -79,12 +77,8 @@ def test_the_same_losses_and_bits(photo_folders: Path, tmp_path: Path, method: s
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_the_same_steps_of_weights_are_learned(photo_folders: Path, tmp_path: Path, method: str) -> None:
-    logs, state = through_basicsr(photo_folders, tmp_path, method, "paper", False, weight_range="learned")
-    losses, own = through_nni(photo_folders, method, "paper", False, weight_range="learned")
-    assert [float(loss[0]) for loss in losses] == [float(log[0]) for log in logs]
-    assert own.keys() == state.keys()
-    assert not [key for key, value in state.items() if not torch.equal(value, own[key])]
+def test_the_steps_of_weights_train(photo_folders: Path, method: str) -> None:
+    _, state = through_nni(photo_folders, method, "paper", False)
     factors = [float(value) for key, value in state.items() if key.endswith("weight_quantizer.log_factor")]
     assert len(factors) == 2
     assert all(1e-4 < abs(factor) <= STEPS * RELATIVE_LEARNING_RATE * 1.01 for factor in factors)

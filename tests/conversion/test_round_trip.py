@@ -94,7 +94,7 @@ def student(network: dict[str, Any], folder: Path, **block: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("block", [{}, {"profile": "official"}, {"weight_range": "learned"}], ids=str)
+@pytest.mark.parametrize("block", [{}, {"profile": "official"}, {"weight_range": "mse"}], ids=str)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["type"])
 def test_a_student_of_ours_comes_back_with_the_same_bits(
