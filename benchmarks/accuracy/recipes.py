@@ -48,15 +48,15 @@ COSINE = {
     "warmup_iter": 300,
 }
 HOW_DISTILLED = (
-    "the defaults; three quarters of the loss against the output of the teacher, whose input is turned at random; "
-    "warm-up, cosine"
+    "three quarters of the loss against the output of the teacher, whose input is turned at random; warm-up, cosine"
 )
+BUT_MSE = "the defaults, but weight_range: mse"
 RECIPES = {
     "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
     "recommended": Recipe(
         LEAST_ERROR,
         COSINE,
-        "the defaults: bounds and weights of least squared error, relative steps of bounds; lr 5e-4, warm-up, cosine",
+        f"{BUT_MSE}: bounds and weights of least squared error, relative steps of bounds; lr 5e-4, warm-up, cosine",
     ),
     **{
         f"recommended, {name}": recipe
@@ -70,11 +70,13 @@ RECIPES = {
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
             "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
-            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{HOW_DISTILLED}; lr 5e-4"),
+            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{BUT_MSE}; {HOW_DISTILLED}; lr 5e-4"),
             "distilled, no flips": Recipe(LEAST_ERROR, {**COSINE, **DISTILL, "distill_flips": False}),
             **{
                 f"distilled, lr {lr}": Recipe(
-                    LEAST_ERROR, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{HOW_DISTILLED}; lr {lr}"
+                    LEAST_ERROR,
+                    {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
+                    f"{BUT_MSE}; {HOW_DISTILLED}; lr {lr}",
                 )
                 for lr in ("2e-3", "1e-3", "3e-4", "1e-4")
             },
@@ -82,7 +84,7 @@ RECIPES = {
                 f"distilled, learned steps, lr {lr}": Recipe(
                     LEARNED,
                     {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
-                    f"{HOW_DISTILLED}; the steps of the weights train, too; lr {lr}",
+                    f"the defaults; {HOW_DISTILLED}; lr {lr}",
                 )
                 for lr in ("2e-3", "1e-3", "1e-4")
             },
