@@ -149,7 +149,9 @@ ABLATION = 600  # iterations of the cells that change one thing of a recipe
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
-OF_WHOLE_RUNS = (*OF_8_BITS[1:], "recommended, distilled, lr 3e-4", BEST[4], BEST[8])
+OF_LARGER_NETWORKS = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
+OF_64X8 = "recommended, distilled, learned steps, lr 5e-4"
+OF_WHOLE_RUNS = (*OF_8_BITS[1:], *OF_LARGER_NETWORKS, OF_64X8, BEST[4], BEST[8])
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_WHOLE_RUNS]
 
 
@@ -212,10 +214,20 @@ def _queue() -> Iterator[Cell]:
         for seed in (1, 2, 3) if bits in (4, 2) else (1,):
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
     for bits in (4, 2):
-        rdn = "RDN-10x3"
-        yield Cell(
-            "ddtb", bits, recipe="recommended, distilled, lr 3e-4", network=rdn, iterations=NETWORKS[rdn].iterations
-        )
+        for recipe in OF_LARGER_NETWORKS:
+            rdn = "RDN-10x3"
+            yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
+    for bits in (3, 2, 4):
+        yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
+    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), (8, BEST[8]), (2, OF_64X8)):
+        yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
+    for bits in (4, 2):
+        srresnet = "SRResNet-64x8"
+        yield Cell("ddtb", bits, recipe=BEST[bits], network=srresnet, iterations=NETWORKS[srresnet].iterations)
+    for bits in (2, 4, 3, 8):
+        yield Cell("pams", bits, recipe=BEST[bits])
+        for method in ("ddtb", "pams"):
+            yield Cell(method, bits, "deploy", BEST[bits])
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in OF_4_BITS:

@@ -86,7 +86,7 @@ RECIPES = {
                     {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
                     f"the defaults; {HOW_DISTILLED}; lr {lr}",
                 )
-                for lr in ("2e-3", "1e-3", "1e-4")
+                for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4")
             },
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
