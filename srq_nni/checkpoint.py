@@ -31,6 +31,7 @@ COMPARED = (
     "wiring",
     "head",
     "tail",
+    "skip",
     "config_list",
     "percentile",
     "weight_range",

@@ -178,6 +178,15 @@ def test_another_quantization_is_refused(tmp_path: Path, block: dict[str, Any], 
     )
 
 
+def test_bits_of_skips_belong_to_the_checkpoint(tmp_path: Path) -> None:
+    stored = {**PAMS, "wiring": "deploy"}
+    wanted = {**stored, "skip": 8}
+    path = saved(tmp_path / "net.pth", stored)
+    text = message(lambda: checkpoint.load_weights(quantized(wanted), path, quantization=wanted))
+    assert "made with skip: None and the options say skip: 8; make them equal" in text
+    assert checkpoint.load_weights(quantized(wanted), saved(path, wanted), quantization=wanted)
+
+
 def test_percentile_of_weights_belongs_to_the_checkpoint(tmp_path: Path) -> None:
     stored, wanted = ({"quantizer": "ddtb", "bits": 4, "percentile": value} for value in (95.0, 99.0))
     path = saved(tmp_path / "net.pth", stored)

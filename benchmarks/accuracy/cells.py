@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, DISTILLED, POST_TRAINING, RECIPES
+from recipes import BEST, DISTILLED, POST_TRAINING, RECIPES, WITH_SKIPS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -151,7 +151,7 @@ OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "r
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 OF_LARGER_NETWORKS = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
 OF_64X8 = "recommended, distilled, learned steps, lr 5e-4"
-OF_WHOLE_RUNS = (*OF_8_BITS[1:], *OF_LARGER_NETWORKS, OF_64X8, BEST[4], BEST[8])
+OF_WHOLE_RUNS = (*OF_8_BITS[1:], *OF_LARGER_NETWORKS, OF_64X8, BEST[4], BEST[8], *WITH_SKIPS.values())
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_WHOLE_RUNS]
 
 
@@ -227,7 +227,8 @@ def _queue() -> Iterator[Cell]:
     for bits in (2, 4, 3, 8):
         yield Cell("pams", bits, recipe=BEST[bits])
         for method in ("ddtb", "pams"):
-            yield Cell(method, bits, "deploy", BEST[bits])
+            yield Cell(method, bits, "deploy", WITH_SKIPS.get(bits, BEST[bits]))
+    yield Cell("ddtb", 2, "deploy", BEST[2])
     for recipe in ABLATED:
         yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
     for recipe in OF_4_BITS:

@@ -88,6 +88,14 @@ RECIPES = {
                 )
                 for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4")
             },
+            **{
+                f"distilled, learned steps, skips of 8 bits, lr {lr}": Recipe(
+                    {**LEARNED, "skip": 8},
+                    {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
+                    f"the defaults, but skip: 8; {HOW_DISTILLED}; lr {lr}",
+                )
+                for lr in ("2e-3", "1e-3")
+            },
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
         }.items()
@@ -99,4 +107,9 @@ RECIPES = {
 }
 BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "1e-4"}  # of whole runs
 DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
+WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
+    bits: f"recommended, distilled, learned steps, skips of 8 bits, lr {rate}"
+    for bits, rate in BEST_RATES.items()
+    if bits < 8
+}
 BEST = {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in BEST_RATES.items()}

@@ -10,6 +10,7 @@ from torch import nn
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import BOTH, Preset, find_preset
 from srq_nni.compression.profiles import SWITCHES, default_of, range_key
+from srq_nni.errors import OptionError
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import INPUT, WEIGHT
@@ -30,8 +31,8 @@ def config_list(
         bits: 2 to 8 for all tensors, or ``{"weight": .., "activation": ..}``.
         wiring: ``paper`` (the default), ``deploy``, ``tensorrt`` or ``official`` (the default with
             ``profile="official"``).
-        options: ``head``, ``tail``, ``profile``, ``calibration``, ``percentile``, ``limit_levels``, ``gate_statistics``
-            and ``gate_gradient``, as in the ``quantization`` block.
+        options: ``head``, ``tail``, ``skip``, ``profile``, ``calibration``, ``percentile``, ``limit_levels``,
+            ``gate_statistics`` and ``gate_gradient``, as in the ``quantization`` block.
 
     Raises:
         OptionError: for an unknown architecture, method, wiring, option or bit width.
@@ -46,9 +47,29 @@ def sites_config_list(arch_or_model: str | nn.Module, options: QuantizationOptio
     if options.config_list is not None:
         return options.config_list
     preset = find_preset(arch_or_model)
-    body = [_entry(options, preset, [pattern], targets) for pattern, targets in preset.wirings[options.wiring]]
+    body = _body_entries(options, preset)
     ends = [(options.head, preset.head), (options.tail, preset.tail)]
     return body + [_entry(options, preset, list(end), BOTH, bits) for bits, end in ends if bits is not None]
+
+
+def _body_entries(options: QuantizationOptions, preset: Preset) -> list[dict[str, Any]]:
+    """Return the entries of the wiring, skips at bits of their own where the options give them.
+
+    A convolution that reads a skip's quantizer then gets one of its own behind it.
+    """
+    wiring = preset.wirings[options.wiring]
+    if options.skip is not None and not any(pattern in preset.skips for pattern, _ in wiring):
+        raise OptionError(
+            f"skip: {options.skip} has no effect, since wiring {options.wiring} of this network leaves its skips in "
+            "floating point; delete it, or set wiring: deploy"
+        )
+    apart = preset.skips if options.skip not in (None, options.bits_of(INPUT)) else {}
+    entries = []
+    for pattern, targets in wiring:
+        entries.append(_entry(options, preset, [pattern], targets, options.skip if pattern in apart else None))
+        if apart.get(pattern):
+            entries.append(_entry(options, preset, [apart[pattern]], [INPUT]))
+    return entries
 
 
 def _entry(

@@ -17,7 +17,8 @@ from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import OUTPUT
 
 DYNAMIC_RATIO = 0.3  # of EDSR, for a network without a preset
-WIRING_KEYS = ("wiring", "quant_dtype", "head", "tail", "calibration", "percentile", "weight_range", "dynamic_ratio")
+PRESET_KEYS = ("head", "tail", "skip", "calibration", "percentile", "weight_range")
+WIRING_KEYS = ("wiring", "quant_dtype", *PRESET_KEYS, "dynamic_ratio")
 
 
 def expand_entries(
@@ -80,7 +81,7 @@ def _preset_entries(
     if not (dtype.startswith("int") and dtype[3:].isdecimal()):
         raise OptionError(f"{where}: quant_dtype {entry.get('quant_dtype')!r} is not allowed; give 'int2' to 'int8'")
     block = {"quantizer": method, "bits": int(dtype[3:]), "wiring": entry["wiring"], "profile": profile}
-    given = {key: entry[key] for key in ("head", "tail", "calibration", "percentile", "weight_range") if key in entry}
+    given = {key: entry[key] for key in PRESET_KEYS if key in entry}
     extra = {"dynamic_ratio": entry["dynamic_ratio"]} if "dynamic_ratio" in entry else {}
     try:
         return [{**made, **extra} for made in sites_config_list(model, options_from({**block, **given}))]

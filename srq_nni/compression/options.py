@@ -31,6 +31,7 @@ BESIDE_CONFIG_LIST = {
     "wiring": "its entries are the wiring",
     "head": "name the convolutions there",
     "tail": "name the convolutions there",
+    "skip": "name the modules there",
     **{key: "give it in target_settings there" for key, switch in SWITCHES.items() if switch.per_tensor},
 }
 GATE_KEYS = ("static_iters", "dynamic_ratio", "gate_loss_weight", "gate_statistics", "gate_gradient")
@@ -86,6 +87,9 @@ class QuantizationOptions(BaseModel):
     """Bits of the convolutions before the body, 2 to 8; floating point if missing, as in both papers."""
     tail: BitWidth | None = None
     """Bits of those after it (last body convolution, upsampler, output), 2 to 8; a float tail bounds the speed."""
+    skip: BitWidth | None = None
+    """Bits of the skips and of the branches added to them, 2 to 8, where the wiring quantizes them (deploy, tensorrt);
+    those of the activations if missing. Few bits there cost most of the PSNR, and engines store 8 bits anyway."""
     config_list: list[dict[str, Any]] | None = None
     """Modules, targets and bits in NNI's format, instead of the preset."""
     calibration: Annotated[str, _one_of(name for names in CALIBRATIONS.values() for name in names)] | None = None
@@ -125,9 +129,9 @@ class QuantizationOptions(BaseModel):
             raise OptionError(f"bits: keys {listing(bits)} are not allowed; give both 'weight' and 'activation'")
         return {tensor: check_bits(width, name=f"bits.{tensor}") for tensor, width in bits.items()}
 
-    @field_validator("head", "tail", mode="before")
+    @field_validator("head", "tail", "skip", mode="before")
     @classmethod
-    def _end_bits_in_range(cls, bits: Any, info: ValidationInfo) -> Any:
+    def _own_bits_in_range(cls, bits: Any, info: ValidationInfo) -> Any:
         return None if bits is None else check_bits(bits, name=str(info.field_name))
 
     @field_validator("quantizer")

@@ -26,6 +26,8 @@ class Preset:
         weight_percentile: M of DDTB's weights.
         dynamic_ratio: share of activation quantizers that DDTB gives a gate.
         head, tail: patterns of the convolutions before and after the body, which both papers leave in floating point.
+        skips: pattern of an entry that quantizes a skip or the branch that is added to it -> pattern of the
+            convolutions that read the same quantizer, "" where none does.
     """
 
     wirings: Mapping[str, Entries]
@@ -35,6 +37,7 @@ class Preset:
     dynamic_ratio: float
     head: tuple[str, ...]
     tail: tuple[str, ...]
+    skips: Mapping[str, str]
 
 
 _NO_BN_SHARED: Entries = (
@@ -53,6 +56,7 @@ _NO_BN_BLOCKS: Mapping[str, Entries] = {
         (r"body\.\d+\.branch$", (INPUT,)),
     ),
 }
+_NO_BN_SKIPS = {r"body\.\d+$": r"body\.\d+\.conv1$", r"body\.\d+\.shortcut$": "", r"body\.\d+\.branch$": ""}
 _RDN_OFFICIAL: Entries = (
     (r"RDBs\.\d+$", (INPUT,)),
     (r"RDBs\.\d+\.convs\.(?!0$)\d+$", (INPUT,)),
@@ -89,11 +93,28 @@ PRESETS: dict[str, Preset] = {
         0.3,
         (r"conv_first$",),
         (r"conv_after_body$", r"upsample\.[024]$", r"conv_last$"),
+        _NO_BN_SKIPS,
     ),
     "MSRResNet": Preset(
-        _NO_BN_BLOCKS, "upconv1", 99.0, 99.0, 0.3, (r"conv_first$",), (r"upconv[12]$", r"conv_hr$", r"conv_last$")
+        _NO_BN_BLOCKS,
+        "upconv1",
+        99.0,
+        99.0,
+        0.3,
+        (r"conv_first$",),
+        (r"upconv[12]$", r"conv_hr$", r"conv_last$"),
+        _NO_BN_SKIPS,
     ),
-    "RDN": Preset(_RDN, "UPNet", 95.0, 100.0, 0.5, (r"SFENet[12]$",), (r"UPNet\.[024]$",)),
+    "RDN": Preset(
+        _RDN,
+        "UPNet",
+        95.0,
+        100.0,
+        0.5,
+        (r"SFENet[12]$",),
+        (r"UPNet\.[024]$",),
+        {r"RDBs\.\d+$": r"RDBs\.\d+\.convs\.0\.conv\.0$"},
+    ),
     "SRResNet": Preset(
         _SRRESNET,
         "upscale",
@@ -102,6 +123,7 @@ PRESETS: dict[str, Preset] = {
         0.1,
         (r"conv_input$",),
         (r"conv_mid$", r"upscale\.[03]$", r"conv_output$"),
+        {r"residual\.\d+$": r"residual\.\d+\.conv1$", r"residual\.\d+\.in2$": ""},
     ),
 }
 

@@ -107,7 +107,7 @@ def _student(path: Path, metadata: Mapping[str, Any], target: str) -> tuple[Layo
             f"checkpoint '{path}' is a {block['quantizer'].upper()} student; use --to {block['quantizer']}"
         )
     preset = PRESETS[arch]
-    for key in ("config_list", "head", "tail"):
+    for key in ("config_list", "head", "tail", "skip"):
         if block.get(key) is not None:
             raise CheckpointError(
                 f"checkpoint '{path}' has {key}: {block[key]}, which the released code has no place for"

@@ -20,7 +20,7 @@ from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
 FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
-DROPPED = ("bits", "wiring", "head", "tail", "config_list", "calibration", "percentile", "limit_levels")
+DROPPED = ("bits", "wiring", "head", "tail", "skip", "config_list", "calibration", "percentile", "limit_levels")
 DROPPED_WITH_ENTRIES = ("gate_statistics", "gate_gradient")  # stand in the entries
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 

@@ -159,6 +159,27 @@ def test_deploy_feeds_convolution_and_skip_from_one_quantizer() -> None:
         assert torch.equal(official(x), official.shortcut(x) + official.branch(official.conv2(outer)))
 
 
+def test_a_skip_of_more_bits_has_a_quantizer_of_its_own() -> None:
+    """Q8 feeds the skip, Q4 behind it the convolution: conv1(Q4(Q8(x)))."""
+    model = build_float(NETWORKS["EDSR"]).eval()
+    block = insert_quantizers(model, options(wiring="deploy", skip=8)).get_submodule("body.0")
+    x = torch.randn(1, 8, 6, 6) * 3
+    with torch.no_grad():
+        skip = block.input_quantizer(x)
+        conv = block.conv1
+        outer = torch.relu(
+            torch.nn.functional.conv2d(
+                conv.input_quantizer(skip), conv.weight_quantizer(conv.weight), conv.bias, padding=1
+            )
+        )
+        assert torch.equal(block(x), skip + block.branch(block.conv2(outer)))
+    assert (block.input_quantizer.bits, block.conv1.input_quantizer.bits, block.branch.input_quantizer.bits) == (
+        8,
+        4,
+        8,
+    )
+
+
 @pytest.mark.parametrize(
     ("network", "wiring", "sites"),
     [

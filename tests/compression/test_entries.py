@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     "wiring with selectors": (
         [{"wiring": "paper", "op_names": ["body"], **INT4}],
         "config_list entry 0: key 'op_names' does not go with 'wiring', which names the modules itself; allowed are "
-        "wiring, quant_dtype, head, tail, calibration, percentile, weight_range, dynamic_ratio",
+        "wiring, quant_dtype, head, tail, skip, calibration, percentile, weight_range, dynamic_ratio",
     ),
     "wiring with bits out of range": (
         [{"wiring": "paper", "quant_dtype": "int9"}],

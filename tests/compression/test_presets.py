@@ -17,7 +17,14 @@ from srq_nni.compression.sites import quantization_sites
 from srq_nni.errors import OptionError
 from srq_nni.quantization.layers import INPUT, WEIGHT
 
-RDN = {"type": "RDN", "num_feat": 8, "num_block": 2, "num_layer": 3, "num_grow_ch": 4, "upscale": 2}
+TWO_BLOCKS = {"num_feat": 8, "num_block": 2, "upscale": 2}
+SMALL: dict[str, dict[str, Any]] = {
+    "EDSR": {**TWO_BLOCKS, "num_in_ch": 3, "num_out_ch": 3},
+    "MSRResNet": TWO_BLOCKS,
+    "RDN": {**TWO_BLOCKS, "num_layer": 3, "num_grow_ch": 4},
+    "SRResNet": TWO_BLOCKS,
+}
+RDN = {**SMALL["RDN"], "type": "RDN"}
 
 
 def settings(entries: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
@@ -102,12 +109,74 @@ def test_every_preset_knows_all_wirings(arch: str) -> None:
     assert tuple(find_preset(arch).wirings) == WIRINGS
 
 
+SKIPS = {  # of two blocks: quantizers at the bits of skips, and those that a convolution has of its own behind one
+    "EDSR": (["body.0", "body.0.branch", "body.1", "body.1.branch"], ["body.0.conv1", "body.1.conv1"]),
+    "MSRResNet": (["body.0", "body.0.branch", "body.1", "body.1.branch"], ["body.0.conv1", "body.1.conv1"]),
+    "RDN": (["RDBs.0", "RDBs.1"], ["RDBs.0.convs.0.conv.0", "RDBs.1.convs.0.conv.0"]),
+    "SRResNet": (
+        ["residual.0", "residual.0.in2", "residual.1", "residual.1.in2"],
+        ["residual.0.conv1", "residual.1.conv1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("arch", PRESETS)
+def test_skips_have_bits_of_their_own(arch: str) -> None:
+    network = expose_sites(build_float({**SMALL[arch], "type": arch}))
+
+    def activations(**options: Any) -> dict[str, int]:
+        entries = srq_nni.config_list(network, "ddtb", 2, "deploy", **options)
+        sites = quantization_sites(network, entries, "ddtb")
+        assert {site.bits for site in sites if site.target == WEIGHT} == {2}
+        return {site.module: site.bits for site in sites if site.target != WEIGHT}
+
+    skips, behind = SKIPS[arch]
+    plain, apart = activations(), activations(skip=8)
+    assert sorted(name for name, bits in apart.items() if bits == 8) == sorted(skips)
+    assert sorted(set(apart) - set(plain)) == behind
+    assert set(plain.values()) == {2}
+
+
+def test_skips_at_the_bits_of_activations_share_their_quantizer() -> None:
+    for bits in (4, {"weight": 2, "activation": 4}):
+        shared = srq_nni.config_list("EDSR", "pams", bits, "deploy")
+        assert srq_nni.config_list("EDSR", "pams", bits, "deploy", skip=4) == shared
+    assert srq_nni.config_list("EDSR", "pams", {"weight": 4, "activation": 2}, "deploy", skip=4) != shared
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "sentence"),
+    [
+        (
+            "EDSR",
+            {"skip": 8},
+            "skip: 8 has no effect, since wiring paper of this network leaves its skips in floating point; delete it, "
+            "or set wiring: deploy",
+        ),
+        (
+            "SRResNet",
+            {"skip": 8, "wiring": "official"},
+            "skip: 8 has no effect, since wiring official of this network leaves its skips in floating point; delete "
+            "it, or set wiring: deploy",
+        ),
+        (
+            "EDSR",
+            {"skip": 16, "wiring": "deploy"},
+            "quantization: skip: 16 is not a bit width that can be quantized to; give an integer from 2 to 8",
+        ),
+    ],
+)
+def test_skips_are_checked(arch: str, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError) as error:
+        srq_nni.config_list(arch, "pams", 4, **options)
+    assert str(error.value) == sentence
+
+
 @pytest.mark.parametrize("arch", PRESETS)
 @pytest.mark.parametrize("scale", [2, 4])
 def test_head_and_tail_are_all_that_the_body_leaves(arch: str, scale: int) -> None:
     """With both at 8 bits every convolution of the network is quantized, each once."""
-    sizes = {"RDN": {"num_layer": 3, "num_grow_ch": 4}, "EDSR": {"num_in_ch": 3, "num_out_ch": 3}}.get(arch, {})
-    network = expose_sites(build_float({"type": arch, "num_feat": 8, "num_block": 2, "upscale": scale, **sizes}))
+    network = expose_sites(build_float({**SMALL[arch], "type": arch, "upscale": scale}))
     entries = srq_nni.config_list(network, "pams", 4, head=8, tail=8)
     sites = quantization_sites(network, entries, "pams")
     quantized = {site.module: site.bits for site in sites if site.target == WEIGHT}
@@ -125,6 +194,7 @@ def test_head_and_tail_are_checked() -> None:
     assert str(error.value) == (
         "quantization: tail: 9 is not a bit width that can be quantized to; give an integer from 2 to 8"
     )
-    with pytest.raises(OptionError) as error:
-        options_from({"quantizer": "pams", "config_list": [{"op_names": ["body"]}], "head": 8})
-    assert str(error.value) == ("quantization: head: it has no effect beside config_list; name the convolutions there")
+    for key, named in (("head", "convolutions"), ("skip", "modules")):
+        with pytest.raises(OptionError) as error:
+            options_from({"quantizer": "pams", "config_list": [{"op_names": ["body"]}], key: 8})
+        assert str(error.value) == f"quantization: {key}: it has no effect beside config_list; name the {named} there"

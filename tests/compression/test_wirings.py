@@ -10,6 +10,7 @@ import torch
 import srq_nni
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.options import options_from
+from srq_nni.compression.presets import WIRINGS
 from srq_nni.quantization.layers import activation_quantizers, calibrate, quantized_convolutions
 from tests.compression.doors import make
 
@@ -22,19 +23,25 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("wiring", ["paper", "deploy", "tensorrt", "official"])
+@pytest.mark.parametrize(
+    "placed",
+    [{"wiring": wiring} for wiring in WIRINGS] + [{"wiring": "deploy", "skip": 6}],
+    ids=[*WIRINGS, "deploy, skip"],
+)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_both_doors_put_the_same_quantizers(method: str, name: str, wiring: str, photographs: torch.Tensor) -> None:
+def test_both_doors_put_the_same_quantizers(
+    method: str, name: str, placed: dict[str, Any], photographs: torch.Tensor
+) -> None:
     torch.manual_seed(0)
-    block = {"quantizer": method, "bits": {"weight": 4, "activation": 8}, "wiring": wiring}
+    block = {"quantizer": method, "bits": {"weight": 4, "activation": 8}, **placed}
     inserted = insert_quantizers(build_float(NETWORKS[name]), options_from(block))
     x = photographs / 255
     calibrate(inserted, [x])
 
     torch.manual_seed(0)
     model = build_float(NETWORKS[name])
-    entries = srq_nni.config_list(model, method, {"weight": 4, "activation": 8}, wiring)
+    entries = srq_nni.config_list(model, method, {"weight": 4, "activation": 8}, **placed)
     quantizer = make(method, model, entries)
     live = quantizer.quantized_network()
     assert [n for n, _ in quantized_convolutions(live)] == [n for n, _ in quantized_convolutions(inserted)]

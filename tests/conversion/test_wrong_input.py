@@ -200,6 +200,7 @@ BACK: list[tuple[dict[str, Any], str, str]] = [
         "one number for both",
     ),
     ({"quantizer": "pams", "bits": 4, "wiring": "official", "head": 8}, "pams", "has head: 8"),
+    ({"quantizer": "pams", "bits": 4, "wiring": "official", "skip": 8}, "pams", "has skip: 8"),
     ({"quantizer": "ddtb", "bits": 4, "wiring": "official", "percentile": 98.0}, "ddtb", "has percentile: 98.0"),
 ]
 
