@@ -150,8 +150,16 @@ LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs w
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 OF_LARGER_NETWORKS = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
-OF_64X8 = "recommended, distilled, learned steps, lr 5e-4"
-OF_WHOLE_RUNS = (*OF_8_BITS[1:], *OF_LARGER_NETWORKS, OF_64X8, BEST[4], BEST[8], *WITH_SKIPS.values())
+OF_64X8 = {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in ((2, "5e-4"), (4, "3e-4"))}
+OF_8_BITS_LEARNED = ("recommended, distilled, learned steps, lr 1e-4", BEST[8])
+OF_WHOLE_RUNS = (
+    *OF_8_BITS[1:],
+    *OF_8_BITS_LEARNED,
+    *OF_LARGER_NETWORKS,
+    *OF_64X8.values(),
+    BEST[4],
+    *WITH_SKIPS.values(),
+)
 ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_WHOLE_RUNS]
 
 
@@ -213,17 +221,19 @@ def _queue() -> Iterator[Cell]:
     for bits, recipe in BEST.items():
         for seed in (1, 2, 3) if bits in (4, 2) else (1,):
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
+    yield Cell("ddtb", 8, recipe=OF_8_BITS_LEARNED[0])
     for bits in (4, 2):
         for recipe in OF_LARGER_NETWORKS:
             rdn = "RDN-10x3"
             yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
     for bits in (3, 2, 4):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
-    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), (8, BEST[8]), (2, OF_64X8)):
+    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *OF_64X8.items(), (8, BEST[8])):
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
         srresnet = "SRResNet-64x8"
-        yield Cell("ddtb", bits, recipe=BEST[bits], network=srresnet, iterations=NETWORKS[srresnet].iterations)
+        for recipe in (BEST[bits], OF_64X8[bits]):
+            yield Cell("ddtb", bits, recipe=recipe, network=srresnet, iterations=NETWORKS[srresnet].iterations)
     for bits in (2, 4, 3, 8):
         yield Cell("pams", bits, recipe=BEST[bits])
         for method in ("ddtb", "pams"):

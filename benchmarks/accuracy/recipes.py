@@ -86,7 +86,7 @@ RECIPES = {
                     {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
                     f"the defaults; {HOW_DISTILLED}; lr {lr}",
                 )
-                for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4")
+                for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4", "2e-5")
             },
             **{
                 f"distilled, learned steps, skips of 8 bits, lr {lr}": Recipe(
@@ -105,8 +105,8 @@ RECIPES = {
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
 }
-BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "1e-4"}  # of whole runs
-DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in BEST_RATES.items()}
+BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "2e-5"}  # of whole runs
+DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in {**BEST_RATES, 8: "1e-4"}.items()}
 WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     bits: f"recommended, distilled, learned steps, skips of 8 bits, lr {rate}"
     for bits, rate in BEST_RATES.items()
