@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, DISTILLED, POST_TRAINING, RECIPES, WITH_SKIPS
+from recipes import BEST, BEST_OF_LARGER, DISTILLED, POST_TRAINING, RECIPES, WITH_SKIPS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -149,14 +149,13 @@ ABLATION = 600  # iterations of the cells that change one thing of a recipe
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
-OF_LARGER_NETWORKS = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
-OF_64X8 = {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in ((2, "5e-4"), (4, "3e-4"))}
+OF_RDN = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
 OF_8_BITS_LEARNED = ("recommended, distilled, learned steps, lr 1e-4", BEST[8])
 OF_WHOLE_RUNS = (
     *OF_8_BITS[1:],
     *OF_8_BITS_LEARNED,
-    *OF_LARGER_NETWORKS,
-    *OF_64X8.values(),
+    *OF_RDN,
+    *BEST_OF_LARGER.values(),
     BEST[4],
     *WITH_SKIPS.values(),
 )
@@ -223,16 +222,16 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
     yield Cell("ddtb", 8, recipe=OF_8_BITS_LEARNED[0])
     for bits in (4, 2):
-        for recipe in OF_LARGER_NETWORKS:
+        for recipe in OF_RDN:
             rdn = "RDN-10x3"
             yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
     for bits in (3, 2, 4):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
-    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *OF_64X8.items(), (8, BEST[8])):
+    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *((bits, BEST_OF_LARGER[bits]) for bits in (2, 4, 8))):
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
         srresnet = "SRResNet-64x8"
-        for recipe in (BEST[bits], OF_64X8[bits]):
+        for recipe in (BEST[bits], BEST_OF_LARGER[bits]):
             yield Cell("ddtb", bits, recipe=recipe, network=srresnet, iterations=NETWORKS[srresnet].iterations)
     for bits in (2, 4, 3, 8):
         yield Cell("pams", bits, recipe=BEST[bits])

@@ -105,11 +105,15 @@ RECIPES = {
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
 }
-BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "2e-5"}  # of whole runs
+BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "2e-5"}  # of whole runs of EDSR 32x5
+RATES_OF_LARGER = {4: "3e-4", 2: "5e-4", 3: "5e-4", 8: "2e-5"}  # of EDSR 64x8, which those above throw off its start
 DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in {**BEST_RATES, 8: "1e-4"}.items()}
 WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     bits: f"recommended, distilled, learned steps, skips of 8 bits, lr {rate}"
     for bits, rate in BEST_RATES.items()
     if bits < 8
 }
-BEST = {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in BEST_RATES.items()}
+BEST, BEST_OF_LARGER = (
+    {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in rates.items()}
+    for rates in (BEST_RATES, RATES_OF_LARGER)
+)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from cells import PROTOCOL
 from published import Setting, settings
-from recipes import BEST, RECIPES, Recipe
+from recipes import BEST_OF_LARGER, RECIPES, Recipe
 from schedule import in_proportion
 
 from srq_nni.errors import OptionError, did_you_mean, listing
@@ -59,7 +59,7 @@ class Run:
     @property
     def settings(self) -> Recipe:
         """What the recipe sets; the recommended one is that which the short runs chose at this bit width."""
-        return RECIPES[BEST[self.setting.bits] if self.recipe == "recommended" else self.recipe]
+        return RECIPES[BEST_OF_LARGER[self.setting.bits] if self.recipe == "recommended" else self.recipe]
 
     @property
     def name(self) -> str:

@@ -48,7 +48,7 @@ def _length() -> Iterator[str]:
     yield "## Length\n"
     yield f"{arithmetic()}."
     yield (
-        f"\n`recommended` was made on a small EDSR in {PROTOCOL.iterations:,} iterations ([accuracy.md](accuracy.md)); "
+        f"\n`recommended` was made on small EDSRs in {PROTOCOL.iterations:,} iterations ([accuracy.md](accuracy.md)); "
         f"here its warm-up and decay are {share:.0f} times as long, and its phases those of the papers. It has not run "
         "at this length.\n"
     )
