@@ -152,6 +152,20 @@ def test_deploy_gives_a_block_and_its_first_convolution_the_same_bits(crops: Pat
     assert [(site.module, site.bits) for site in problem.fixed] == [(f"body.{i}.branch", 4) for i in range(5)]
 
 
+def test_skips_with_bits_of_their_own_keep_them(crops: Path) -> None:
+    options = options_for(crops)
+    options["quantization"] |= {"wiring": "deploy", "skip": 8}
+    problem = problem_from(options, widths=(6, 3), count=1, size=16)
+    unit = next(unit for unit in problem.units if unit.name == "body.0.conv1")
+    assert [(site.module, site.target) for site in unit.sites] == [
+        ("body.0.conv1", "weight"),
+        ("body.0.conv1", "_input_0"),
+    ]
+    assert {site.module: site.bits for site in problem.fixed} == {
+        f"body.{i}{place}": 8 for i in range(5) for place in ("", ".branch")
+    }
+
+
 @pytest.mark.parametrize(
     ("budget", "sentence"),
     [
