@@ -46,6 +46,8 @@ HEADER = (
 PUBLISHED_ON = "EDSR"  # dB on Set5 that DDTB published as lost on EDSR-baseline x2 after 60,000 iterations:
 MARK = {4: 0.3, 3: 0.5, 2: 0.75}
 WIDTHS = (2, 3, 4, 8)  # bits in the plot
+MARKERS = {"ddtb": "o", "pams": "s", "qat": "^", "lsq": "v", "ptq": "x"}
+STYLES = {"paper": "-", "deploy": "--", "official": "-."}
 BELOW_BICUBIC = 0.5  # dB
 
 
@@ -200,8 +202,9 @@ def document(rows: Sequence[Row]) -> str:
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw Set5 PSNR over bits, a line for each contender of seed 1 of the first network.
 
-    Where a contender has several learning rates at a bit width, the best on the validation set counts. The picture ends
-    a little below bicubic enlargement, which some networks without training are far below.
+    A recipe has its colour, a method its marker, and a wiring its style. Where a contender has several learning rates
+    at a bit width, the best on the validation set counts. The picture ends a little below bicubic enlargement, which
+    some networks without training are far below.
     """
     own = [row for row in rows if row.network == rows[0].network and is_whole(row)]
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
@@ -211,10 +214,16 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             line = lines.setdefault((row.method, row.wiring, row.recipe.partition(", lr ")[0]), {})
             line[row.bits] = max(line.get(row.bits, row), row, key=lambda row: row.val_psnr)
     axes.plot([str(bits) for bits in WIDTHS], [math.nan] * len(WIDTHS))  # equal distances, in this order
-    axes.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)  # more contenders than the usual ten colours
-    for name, line in lines.items():
+    recipes = list(dict.fromkeys(recipe for _, _, recipe in lines))
+    for (method, wiring, recipe), line in lines.items():
         points = [(str(bits), line[bits].set5_psnr) for bits in WIDTHS if bits in line]
-        axes.plot(*zip(*points, strict=True), marker="o", label=" ".join(name))
+        axes.plot(
+            *zip(*points, strict=True),
+            color=pyplot.colormaps["tab20"](recipes.index(recipe)),
+            marker=MARKERS[method],
+            linestyle=STYLES[wiring],
+            label=f"{method} {wiring} {recipe}",
+        )
     for row in own:
         if row.method == "bicubic":
             axes.set_ylim(bottom=row.set5_psnr - BELOW_BICUBIC)
