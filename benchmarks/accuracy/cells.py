@@ -231,7 +231,7 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
         srresnet = "SRResNet-64x8"
-        for recipe in (BEST[bits], BEST_OF_LARGER[bits]):
+        for recipe in dict.fromkeys((BEST[4], BEST[bits], BEST_OF_LARGER[bits], BEST_OF_LARGER[4])):
             yield Cell("ddtb", bits, recipe=recipe, network=srresnet, iterations=NETWORKS[srresnet].iterations)
     for bits in (2, 4, 3, 8):
         yield Cell("pams", bits, recipe=BEST[bits])
