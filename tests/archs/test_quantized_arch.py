@@ -173,11 +173,7 @@ def test_a_skip_of_more_bits_has_a_quantizer_of_its_own() -> None:
             )
         )
         assert torch.equal(block(x), skip + block.branch(block.conv2(outer)))
-    assert (block.input_quantizer.bits, block.conv1.input_quantizer.bits, block.branch.input_quantizer.bits) == (
-        8,
-        4,
-        8,
-    )
+    assert [place.input_quantizer.bits for place in (block, block.conv1, block.branch)] == [8, 4, 8]
 
 
 @pytest.mark.parametrize(
