@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, BEST_OF_LARGER, DISTILLED, POST_TRAINING, RECIPES, WITH_SKIPS
+from recipes import BEST, BEST_OF_LARGER, DISTILLED, POST_TRAINING, WITH_SKIPS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -150,16 +150,20 @@ LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs w
 OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
 OF_RDN = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
-OF_8_BITS_LEARNED = ("recommended, distilled, learned steps, lr 1e-4", BEST[8])
-OF_WHOLE_RUNS = (
-    *OF_8_BITS[1:],
-    *OF_8_BITS_LEARNED,
-    *OF_RDN,
-    *BEST_OF_LARGER.values(),
-    BEST[4],
-    *WITH_SKIPS.values(),
+ABLATED = (  # at 2 bits
+    "recommended",
+    *(f"recommended, {start} from the percentile" for start in ("bounds", "weights")),
+    "recommended, bounds lr 1e-2",
+    "recommended, lr of protocol P",
+    *(f"recommended, lr {lr}" for lr in ("2e-3", "1e-3", "1e-4")),
+    "recommended, averaged weights",
+    "recommended, distilled",
+    "recommended, distilled, no flips",
+    *(f"recommended, distilled, lr {lr}" for lr in ("2e-3", "1e-3")),
+    BEST[2],
+    "recommended, without SKT",
+    "recommended, without gates",
 )
-ABLATED = [name for name in RECIPES if name.startswith("recommended") and name not in OF_WHOLE_RUNS]
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,7 @@ def _queue() -> Iterator[Cell]:
     for bits, recipe in BEST.items():
         for seed in (1, 2, 3) if bits in (4, 2) else (1,):
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
-    yield Cell("ddtb", 8, recipe=OF_8_BITS_LEARNED[0])
+    yield Cell("ddtb", 8, recipe="recommended, distilled, learned steps, lr 1e-4")
     for bits in (4, 2):
         for recipe in OF_RDN:
             rdn = "RDN-10x3"

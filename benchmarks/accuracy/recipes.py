@@ -51,6 +51,15 @@ HOW_DISTILLED = (
     "three quarters of the loss against the output of the teacher, whose input is turned at random; warm-up, cosine"
 )
 BUT_MSE = "the defaults, but weight_range: mse"
+
+
+def distilled(quantization: Mapping[str, Any], lr: str, departs: str) -> Recipe:
+    """Return the recipe that learns from the teacher, too; ``departs`` says what ``quantization`` changes."""
+    return Recipe(
+        quantization, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{departs}; {HOW_DISTILLED}; lr {lr}"
+    )
+
+
 RECIPES = {
     "official": Recipe({"profile": "official", "student": "float"}, note="as the released code, from float weights"),
     "recommended": Recipe(
@@ -70,29 +79,16 @@ RECIPES = {
             "lr 1e-4": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(1e-4)}),
             "lr 2e-5": Recipe(LEAST_ERROR, {**COSINE, "optim_g": adam(2e-5)}, "as recommended, with lr 2e-5"),
             "averaged weights": Recipe(LEAST_ERROR, {**COSINE, "ema_decay": 0.99}),
-            "distilled": Recipe(LEAST_ERROR, {**COSINE, **DISTILL}, f"{BUT_MSE}; {HOW_DISTILLED}; lr 5e-4"),
+            "distilled": distilled(LEAST_ERROR, "5e-4", BUT_MSE),
             "distilled, no flips": Recipe(LEAST_ERROR, {**COSINE, **DISTILL, "distill_flips": False}),
+            **{f"distilled, lr {lr}": distilled(LEAST_ERROR, lr, BUT_MSE) for lr in ("2e-3", "1e-3", "3e-4", "1e-4")},
             **{
-                f"distilled, lr {lr}": Recipe(
-                    LEAST_ERROR,
-                    {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
-                    f"{BUT_MSE}; {HOW_DISTILLED}; lr {lr}",
-                )
-                for lr in ("2e-3", "1e-3", "3e-4", "1e-4")
-            },
-            **{
-                f"distilled, learned steps, lr {lr}": Recipe(
-                    LEARNED,
-                    {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
-                    f"the defaults; {HOW_DISTILLED}; lr {lr}",
-                )
+                f"distilled, learned steps, lr {lr}": distilled(LEARNED, lr, "the defaults")
                 for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4", "2e-5")
             },
             **{
-                f"distilled, learned steps, skips of 8 bits, lr {lr}": Recipe(
-                    {**LEARNED, "skip": 8},
-                    {**COSINE, **DISTILL, "optim_g": adam(float(lr))},
-                    f"the defaults, but skip: 8; {HOW_DISTILLED}; lr {lr}",
+                f"distilled, learned steps, skips of 8 bits, lr {lr}": distilled(
+                    {**LEARNED, "skip": 8}, lr, "the defaults, but skip: 8"
                 )
                 for lr in ("2e-3", "1e-3")
             },
@@ -106,7 +102,7 @@ RECIPES = {
     ),
 }
 BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "2e-5"}  # of whole runs of EDSR 32x5
-RATES_OF_LARGER = {4: "3e-4", 2: "5e-4", 3: "5e-4", 8: "2e-5"}  # of EDSR 64x8, which those above throw off its start
+RATES_OF_LARGER = {4: "3e-4", 2: "5e-4", 3: "5e-4", 8: "2e-5"}  # tried on EDSR 64x8 at 4 and 2 bits; 3 as 2, 8 as above
 DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in {**BEST_RATES, 8: "1e-4"}.items()}
 WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     bits: f"recommended, distilled, learned steps, skips of 8 bits, lr {rate}"
