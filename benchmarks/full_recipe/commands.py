@@ -58,7 +58,7 @@ class Run:
 
     @property
     def settings(self) -> Recipe:
-        """What the recipe sets; the recommended one is that which the short runs chose at this bit width."""
+        """What the recipe sets; the recommended one has the rates of the larger network of the short runs."""
         return RECIPES[BEST_OF_LARGER[self.setting.bits] if self.recipe == "recommended" else self.recipe]
 
     @property
