@@ -222,14 +222,15 @@ def _queue() -> Iterator[Cell]:
     for bits, lr in ((2, "1e-3"), (3, "1e-3"), (4, "2e-3")):
         yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
     for bits, recipe in BEST.items():
-        for seed in (1, 2, 3) if bits in (4, 2) else (1,):
+        for seed in (1,) if bits == 3 else (1, 2, 3):
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
-    yield Cell("ddtb", 8, recipe="recommended, distilled, learned steps, lr 1e-4")
+    for network in ("EDSR-32x5", "EDSR-32x5-shipped"):
+        yield Cell("ddtb", 8, recipe="recommended, distilled, learned steps, lr 1e-4", network=network)
     for bits in (4, 2):
         for recipe in OF_RDN:
             rdn = "RDN-10x3"
             yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
-    for bits in (3, 2, 4):
+    for bits in (3, 2, 4, 8):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
     for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *((bits, BEST_OF_LARGER[bits]) for bits in (2, 4, 8))):
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")

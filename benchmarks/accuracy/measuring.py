@@ -40,25 +40,37 @@ def validation_images(data: Path, scale: int) -> list[Pair]:
     return read_pairs(data / "val/HR", data / f"val/LR_bicubic/X{scale}", scale)
 
 
+def benchmark_sets(data: Path, scale: int) -> dict[str, list[Pair]]:
+    """Return Set5 and Set14, on which nothing may be chosen."""
+    return {
+        name: read_pairs(data / f"benchmark/{name}/HR", data / f"benchmark/{name}/LR_bicubic/X{scale}", scale)
+        for name in ("Set5", "Set14")
+    }
+
+
 def finish(cell: Cell, data: Path, folder: Path) -> Row:
     """Train a cell to its end and measure it."""
     described = NETWORKS[cell.network]
     if cell.method == "bicubic":
         return _row(cell, bicubic(described.scale), NO_COST, Progress(), data)
+    model, progress = finished(cell, data, folder)
     widths: dict[str, tuple[int, int]] = {}
-    if cell.method == "float":
-        model, progress = float_network(described, float_weights(described, data, folder)), Progress()
-    elif cell.method == "ptq":
-        model, progress = _post_training(cell, described, data, folder), Progress()
-        widths = own_widths(model)
-    elif cell.method in nni_quantizers.QUANTIZERS:
-        model, progress = _trained(cell, described, data, folder)
+    if cell.method in nni_quantizers.QUANTIZERS:
         widths = {name: (cell.bits, cell.bits) for name, _ in model.named_modules() if re.match(described.body, name)}
-    else:
-        model, progress = _trained(cell, described, data, folder)
+    elif cell.method != "float":
         widths = own_widths(model.eval())
     with evaluating(model):
         return _row(cell, network(model), cost(model, described.scale, widths), progress, data)
+
+
+def finished(cell: Cell, data: Path, folder: Path) -> tuple[torch.nn.Module, Progress]:
+    """Return the network of a cell, not ``bicubic``: trained to its end, or read where it has been."""
+    described = NETWORKS[cell.network]
+    if cell.method == "float":
+        return float_network(described, float_weights(described, data, folder)), Progress()
+    if cell.method == "ptq":
+        return _post_training(cell, described, data, folder), Progress()
+    return _trained(cell, described, data, folder)
 
 
 def _post_training(cell: Cell, described: Network, data: Path, folder: Path) -> torch.nn.Module:
@@ -84,12 +96,8 @@ def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[
 
 def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: Path) -> Row:
     scale = NETWORKS[cell.network].scale
-    sets = {
-        name: read_pairs(data / f"benchmark/{name}/HR", data / f"benchmark/{name}/LR_bicubic/X{scale}", scale)
-        for name in ("Set5", "Set14")
-    }
     machine = this_machine()
-    set5, set14 = (score(upscale, pairs, scale) for pairs in sets.values())
+    set5, set14 = (score(upscale, pairs, scale) for pairs in benchmark_sets(data, scale).values())
     return Row(
         cell=cell.name,
         network=cell.network,
