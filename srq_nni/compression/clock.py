@@ -46,7 +46,7 @@ class TrainingClock:
     Args:
         model: the wrapped network.
         quantizers: activation quantizers and weight quantizers that this clock drives.
-        gated: share of quantizers that get a gate -> activation quantizers among which they are chosen (DDTB).
+        gate_ratio: share of activation quantizers that get a gate, of those that have no share of their own (DDTB).
         options: method and lengths of the phases.
         owner_names: names of the quantized modules. A pass starts with the outermost module around all of them that is
             called: the network, or a part of it where a LightningModule calls that.
@@ -63,18 +63,17 @@ class TrainingClock:
         self,
         model: nn.Module,
         quantizers: Sequence[nn.Module],
-        gated: Mapping[float, Sequence[ActivationQuantizer]],
+        gate_ratio: float,
         options: QuantizationOptions,
         owner_names: Sequence[str],
         owner: nn.Module,
         step: str,
         seed: int,
     ) -> None:
-        self.model, self.options, self.seed = model, options, seed
+        self.model, self.options, self.gate_ratio, self.seed = model, options, gate_ratio, seed
         self._callable = _ancestors(model, owner_names)
         self._running: nn.Module | None = None  # the outermost of them, during its forward pass
         self.quantizers = nn.ModuleList(quantizers)
-        self.gated = {ratio: nn.ModuleList(group) for ratio, group in gated.items()}
         self.phase: Phase | None = None
         self.count = 0  # what the buffer holds, on the host
         self.steps: RelativeSteps | None = None
@@ -133,10 +132,12 @@ class TrainingClock:
     def _start_gates(self) -> None:
         if gate_parameters(self.quantizers):
             return  # loaded, or a second forward pass of the same iteration
+        mine = {id(quantizer) for quantizer in self.quantizers}
+        # In the order of a network with quantizers inside its layers: ties and the gates' first weights follow it.
+        in_order = nn.ModuleList(module for module in self.model.modules() if id(module) in mine)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # a resumed run must create the same gates
-            for ratio, group in self.gated.items():
-                start_bounds_and_gates(group, ratio)
+            start_bounds_and_gates(in_order, self.gate_ratio)
         self._gates_without_ddp = _several_processes()
 
     def _before_forward(self, module: nn.Module, args: Any) -> None:

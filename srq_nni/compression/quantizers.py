@@ -29,7 +29,7 @@ from srq_nni.compression.sites import quantization_sites
 from srq_nni.compression.wrapper import APPLY_METHOD, QuantizingWrapper, quantizer_of, register_module_type
 from srq_nni.errors import OptionError, QuantizationError
 from srq_nni.progress import Reported
-from srq_nni.quantization.activation import ActivationQuantizer
+from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT, quantizer_name
 
@@ -98,31 +98,31 @@ class PublishedQuantizer(Quantizer):
         follow_released_order(self.bound_model)
 
     def _host_quantizers(self) -> None:
-        method, gated = get_method(self.method), dict[float, list[ActivationQuantizer]]()
-        default_ratio = default_dynamic_ratio(self.bound_model, self.options)
+        method = get_method(self.method)
         device = next((parameter.device for parameter in self.bound_model.parameters()), torch.device("cpu"))
         for site in self._sites:
             wrapper = self._module_wrappers[site.module]
             QuantizingWrapper.adopt(wrapper)
             options = dict(site.options)
-            ratio = options.pop("dynamic_ratio", default_ratio)
+            share = options.pop("dynamic_ratio", None)
             maker = method.weight if site.target == WEIGHT else method.activation
             quantizer = maker(site.bits, **options).to(device)
             wrapper.add_module(quantizer_name(site.target), quantizer)
             self._quantizers[site.module, site.target] = quantizer
-            if isinstance(quantizer, ActivationQuantizer):
-                gated.setdefault(ratio, []).append(quantizer)
+            if isinstance(quantizer, DDTBActivation):
+                quantizer.gate_share = share
             space = wrapper.quantization_target_spaces[site.target]
             space.apply_method = APPLY_METHOD
             calibration.describe(space, quantizer)  # NNI passes over a target whose scale is None
-        self._start_clock(gated)
+        self._start_clock()
 
-    def _start_clock(self, gated: Mapping[float, list[ActivationQuantizer]]) -> None:
+    def _start_clock(self) -> None:
         owner = self._module_wrappers[self._sites[0].module]
         taken = dict(owner.named_buffers(recurse=False))
         step = next(name for i in range(len(taken) + 1) if (name := f"{self.method}_step{i or ''}") not in taken)
         quantizers, names = list(self._quantizers.values()), [site.module for site in self._sites]
-        self.clock = TrainingClock(self.bound_model, quantizers, gated, self.options, names, owner, step, self.seed)
+        ratio = default_dynamic_ratio(self.bound_model, self.options)
+        self.clock = TrainingClock(self.bound_model, quantizers, ratio, self.options, names, owner, step, self.seed)
         if self._relative:
             self.clock.steps = RelativeSteps(self.clock.quantizers)
         assert isinstance(owner, QuantizingWrapper)

@@ -1,4 +1,4 @@
-"""Entries of a config_list that say which layers get a gate, through BasicSR's door."""
+"""Entries of a config_list that say which layers get a gate, the same ones through either door."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+import srq_nni
 from srq_nni import checkpoint
-from srq_nni.archs.quantized_arch import QuantizedNetwork
-from srq_nni.compression.phases import gate_candidates, start_bounds_and_gates
+from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
+from srq_nni.compression.phases import ddtb_quantizers, gate_candidates, start_bounds_and_gates
 from srq_nni.errors import OptionError
 from srq_nni.quantization.layers import set_mode
 
@@ -81,3 +82,56 @@ def test_a_checkpoint_may_be_loaded_with_other_shares(tmp_path: Any) -> None:
     checkpoint.save({"params": network.state_dict(), "srq": checkpoint.metadata_of(EDSR, block)}, path)
     other = {"quantizer": "ddtb", "config_list": [{"op_names": ["body.0.conv1"], "quant_dtype": "int4"}]}
     assert checkpoint.load_weights(QuantizedNetwork(EDSR, other), path, quantization=other)
+
+
+WIDE = {"op_names_re": [r"body\.0\.conv[12]$"], "quant_dtype": "int8"}
+NARROW = {"op_names_re": [r"body\.[12]\.conv[12]$"], "quant_dtype": "int4"}
+BRANCHES = {"op_names_re": [r"body\.\d$", r"body\.\d\.branch$"], "target_names": ["_input_0"], "quant_dtype": "int4"}
+BODY = ["body.0.conv1", "body.0.conv2", "body.1.conv1", "body.1.conv2", "body.2.conv1", "body.2.conv2"]
+BOTH_DOORS: dict[str, tuple[list[dict[str, Any]], float, list[str]]] = {
+    "all with a share": ([{**WIDE, "dynamic_ratio": 1.0}, {**NARROW, "dynamic_ratio": 1.0}], 0.3, BODY),
+    "8 bits without": ([WIDE, {**NARROW, "dynamic_ratio": 0.5}], 1.0, ["body.1.conv1", "body.1.conv2"]),
+    "8 bits with": ([{**WIDE, "dynamic_ratio": 1.0}, NARROW], 1.0, BODY),
+    "a module and its parts": (
+        [{**BRANCHES, "dynamic_ratio": 0.5}, NARROW],
+        0.5,
+        ["body.0", "body.0.branch", "body.1.branch", "body.1.conv1", "body.1.conv2"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("entries", "ratio", "expected"), BOTH_DOORS.values(), ids=BOTH_DOORS)
+def test_both_doors_choose_the_same_gates(entries: list[dict[str, Any]], ratio: float, expected: list[str]) -> None:
+    """After one batch all intensities are zero, so that the order of the quantizers decides, too."""
+    x = torch.rand(2, 3, 8, 8)
+    torch.manual_seed(0)
+    network = QuantizedNetwork(EDSR, {"quantizer": "ddtb", "config_list": entries, "dynamic_ratio": ratio})
+    torch.manual_seed(0)
+    options = {"calibration_iters": 1, "static_iters": 1, "dynamic_ratio": ratio}
+    quantizer = srq_nni.DDTBQuantizer(build_float(EDSR), entries, **options)
+
+    set_mode(network.eval(), "observe")
+    with torch.no_grad():
+        network(x)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        start_bounds_and_gates(network, ratio)
+    optimizer = torch.optim.SGD(quantizer.parameter_groups(lr=0.0), lr=0.0)
+    for _ in range(2):
+        quantizer.bound_model.train()(x).mean().backward()
+        optimizer.step()
+
+    gates = gates_of(network)
+    assert sorted(gates) == expected
+    own = gates_of(quantizer.bound_model)
+    assert sorted(own) == expected
+    assert all(torch.equal(gates[name], own[name]) for name in expected)
+
+
+def gates_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the first weights of the gates, by the name of the module whose input they scale."""
+    return {
+        name.replace("._nni_wrapper", "").removesuffix(".input_quantizer"): quantizer.gate.reduce.weight
+        for name, quantizer in ddtb_quantizers(network).items()
+        if quantizer.gate is not None
+    }
