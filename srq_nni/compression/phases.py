@@ -8,6 +8,7 @@ regulariser; from then on they scale the bounds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from srq_nni.compression.options import QuantizationOptions
-from srq_nni.quantization.activation import DDTBActivation, Mode
+from srq_nni.quantization.activation import NO_CHANNELS, DDTBActivation, Mode
 from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.grid import MAX_BITS
@@ -81,14 +82,25 @@ def observing(model: nn.Module, weights: str = "float") -> Iterator[None]:
 def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
     """Set DDTB's bounds from what was observed, add the gates, and return the names of the gated quantizers.
 
+    Quantizers that observed nothing, or anything but images (N, C, H, W) of one C, get none and do not count for the
+    share; where none is left, a warning says so.
+
     Args:
         model: network that has observed.
         ratio: share of the quantizers that get a gate; see ``gate_groups``.
     """
     set_bounds_from_statistics(model)
     chosen = []
-    for share, quantizers in gate_groups(model, ratio).items():
-        chosen += choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, share)
+    for share, quantizers in _shares(model, ratio).items():
+        intensity = {name: q.intensity.intensity for name, q in quantizers.items() if q.channels > 0}
+        chosen += choose_dynamic_layers(intensity, share)
+        if share > 0 and not intensity:
+            logging.getLogger(__name__).warning(
+                "dynamic_ratio: %s gives no gate: none of its %d quantizers observed images (N, C, H, W) of one number "
+                "of channels; give dynamic_ratio: 0, or quantize inputs of convolutions.",
+                share,
+                len(quantizers),
+            )
     quantizers = ddtb_quantizers(model)
     for name in chosen:
         quantizers[name].add_gate(Gate(int(quantizers[name].channels)))
@@ -99,12 +111,19 @@ def gate_groups(model: nn.Module, ratio: float) -> dict[float, dict[str, DDTBAct
     """Return share -> quantizers by name, among which that share gets a gate.
 
     Quantizers of 8 bits (a head, a tail) get none beside narrower ones, unless they have a share of their own: their
-    codes would not fit a byte.
+    codes would not fit a byte. Nor do those of linear layers, and those that observed anything but images (N, C, H, W)
+    of one C.
 
     Args:
         model: network with quantizers.
         ratio: share of those that have none of their own (``dynamic_ratio`` in an entry of a config_list).
     """
+    groups = _shares(model, ratio)
+    return {share: {n: q for n, q in group.items() if q.channels != NO_CHANNELS} for share, group in groups.items()}
+
+
+def _shares(model: nn.Module, ratio: float) -> dict[float, dict[str, DDTBActivation]]:
+    """Return share -> all quantizers that it counts for, whether a gate fits them or not."""
     quantizers = ddtb_quantizers(model)
     narrow = any(quantizer.bits < MAX_BITS for quantizer in quantizers.values())
     groups: dict[float, dict[str, DDTBActivation]] = {}

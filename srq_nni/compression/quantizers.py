@@ -30,6 +30,7 @@ from srq_nni.compression.wrapper import APPLY_METHOD, QuantizingWrapper, quantiz
 from srq_nni.errors import OptionError, QuantizationError
 from srq_nni.progress import Reported
 from srq_nni.quantization.activation import DDTBActivation
+from srq_nni.quantization.layers import refuse_gate_on_linear
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT, quantizer_name
 
@@ -107,6 +108,7 @@ class PublishedQuantizer(Quantizer):
             share = options.pop("dynamic_ratio", None)
             maker = method.weight if site.target == WEIGHT else method.activation
             quantizer = maker(site.bits, **options).to(device)
+            refuse_gate_on_linear(wrapper.module, quantizer)
             wrapper.add_module(quantizer_name(site.target), quantizer)
             self._quantizers[site.module, site.target] = quantizer
             if isinstance(quantizer, DDTBActivation):

@@ -21,6 +21,7 @@ from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implie
 
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
+NO_CHANNELS = -1
 INITIAL_BOUND = 10.0  # in the unit of the activation (grey levels); both papers start there
 
 
@@ -220,11 +221,16 @@ class DDTBActivation(ActivationQuantizer):
         self.gate_logits: torch.Tensor | None = None
         self._gate_applied = False  # a plain bool, so that forward needs no device synchronisation
         self.register_buffer("gate_is_applied", torch.tensor(False))
-        self.register_buffer("channels", torch.zeros((), dtype=torch.int64))  # seen by observe; a gate needs it
+        # C of the (N, C, H, W) that observe saw, 0 before, NO_CHANNELS once it saw anything that a gate does not fit.
+        self.register_buffer("channels", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.gate_logits = None  # those of an earlier batch must not reach the regulariser
         return super().forward(x)
+
+    def refuse_gate(self) -> None:
+        """Say that the channels of the tensor are not axis 1, so that training gives it no gate."""
+        self.channels.fill_(NO_CHANNELS)
 
     def add_gate(self, gate: Gate) -> None:
         """Give this quantizer a gate; until ``apply_gate(True)`` its logits are computed but not used."""
@@ -247,7 +253,9 @@ class DDTBActivation(ActivationQuantizer):
     def observe(self, x: torch.Tensor) -> None:
         statistics.check_finite(x)
         self.intensity.update(*torch.aminmax(x.detach()))
-        self.channels.fill_(x.shape[1] if x.ndim > 1 else 0)
+        seen = x.shape[1] if x.ndim == 4 else NO_CHANNELS
+        same = (self.channels == 0) | (self.channels == seen)
+        self.channels.copy_(torch.where(same, seen, NO_CHANNELS))  # "if" would wait for the device
         if self.calibration == "official":
             self.statistic.count.zero_()
         if self.calibration == "mse":

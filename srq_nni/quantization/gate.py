@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from srq_nni.errors import QuantizationError
 from srq_nni.quantization.fake_quantize import ddtb_quantize, quantize_weight_max_abs, weight_step_max_abs
 from srq_nni.quantization.grid import IntegerGrid, symmetric_maximum
 
@@ -72,7 +73,16 @@ class Gate(nn.Module):
         return weight if self.grids is not None else quantize_weight_max_abs(weight, GATE_BITS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits (N, 2), upper bound first, of activations (N, C, H, W)."""
+        """Return the logits (N, 2), upper bound first, of activations (N, C, H, W).
+
+        Raises:
+            QuantizationError: if ``x`` is not four-dimensional.
+        """
+        if x.ndim != 4:
+            raise QuantizationError(
+                f"a gate does not fit a tensor of shape {tuple(x.shape)}; give (N, C, H, W), or train without "
+                "this gate (dynamic_ratio: 0)"
+            )
         with torch.autocast(x.device.type, enabled=False):
             pooled = x.detach().to(self.reduce.weight.dtype).mean((2, 3), keepdim=True)
             hidden = F.conv2d(self._quantize(pooled), self.quantized_weight("reduce"))

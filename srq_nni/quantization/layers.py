@@ -121,6 +121,7 @@ def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Mod
     child = quantizer_name(target)
     if getattr(module, child, None) is not None:
         raise QuantizationError(f"target '{target}' of module '{name}' already has a quantizer; name it only once")
+    refuse_gate_on_linear(module, quantizer)
     if isinstance(module, LAYERS_WITH_WEIGHTS) and target in (WEIGHT, INPUT):
         _attach_to_layer(model, module, child, quantizer)
         return
@@ -134,6 +135,12 @@ def attach_quantizer(model: nn.Module, name: str, target: str, quantizer: nn.Mod
         module.register_forward_pre_hook(hook, with_kwargs=True)
     else:
         module.register_forward_hook(partial(_quantize_output, child=child, position=position))
+
+
+def refuse_gate_on_linear(module: nn.Module, quantizer: nn.Module) -> None:
+    """Keep DDTB from giving a gate to a tensor of a linear layer, whose channels are its last axis."""
+    if isinstance(module, nn.Linear) and isinstance(quantizer, DDTBActivation):
+        quantizer.refuse_gate()
 
 
 def _attach_to_layer(model: nn.Module, module: nn.Module, child: str, quantizer: nn.Module) -> None:

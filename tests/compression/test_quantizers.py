@@ -210,8 +210,6 @@ def test_a_network_without_a_preset(photo_folders: Path, method: str) -> None:
         {"op_types": ["PReLU"], "target_names": ["_output_0"], "quant_dtype": "int8"},  # one module in two places
         {"op_names": ["skip"], "target_names": ["_input_skip"], "quant_dtype": "int8"},
     ]
-    if method == "ddtb":
-        entries[3]["dynamic_ratio"] = 0.0  # it sees six and three channels, and a gate wants one number
     torch.manual_seed(0)
     quantizer = make(method, OwnNetwork(), entries)
     model = quantizer.bound_model
