@@ -160,7 +160,8 @@ class PublishedQuantizer(Quantizer):
             The wrapped network and its calibration_config.
 
         Raises:
-            QuantizationError: without an evaluator, without a length, or if the length ends in the observation.
+            QuantizationError: without an evaluator, without a length, or if the length ends in the observation: at once
+                for a number of steps, after training for epochs, since only the loop knows their steps.
         """
         if self.evaluator is None:
             raise QuantizationError(
@@ -191,7 +192,21 @@ class PublishedQuantizer(Quantizer):
         return loss if regulariser is None else loss + regulariser
 
     def _fuse_postprocess(self, evaluator: Evaluator) -> None:
-        """Nothing is left to do: the bounds are in the network."""
+        """Nothing is left to do, since the bounds are in the network, but to check that they are."""
+        try:
+            self._check_observation_is_over()
+        except QuantizationError:
+            evaluator.unbind_model()  # as NNI would now, so that the same compressor can train again
+            raise
+
+    def _check_observation_is_over(self) -> None:
+        clocks = [clock for wrapper in self._module_wrappers.values() for clock in getattr(wrapper, "clocks", [])]
+        for clock in clocks:
+            if clock.options.quantizer == "ddtb" and clock.count <= clock.options.calibration_iters:
+                raise QuantizationError(
+                    f"ddtb made {clock.count} steps and only observes in the first {clock.options.calibration_iters} "
+                    "(calibration_iters), so its bounds are not set; train longer, or lower calibration_iters"
+                )
 
     def get_calibration_config(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return NNI's calibration_config, of all quantizers that are fused with this one.
@@ -199,7 +214,11 @@ class PublishedQuantizer(Quantizer):
         Of a target of ours it also holds ``quantizer`` and ``options``, ``quant_min`` and ``quant_max`` (codes, with
         zero point 0), ``bounds`` (float32, in the unit of the tensor) and ``state`` (with the gate, if there is one):
         enough for ``quantized_network`` and ``update_calibration_config``.
+
+        Raises:
+            QuantizationError: while DDTB only observes, since its bounds are not set then.
         """
+        self._check_observation_is_over()
         for _, _, space, quantizer in self._targets():
             calibration.describe(space, quantizer)
         config = {name: dict(targets) for name, targets in super().get_calibration_config().items()}

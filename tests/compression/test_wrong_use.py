@@ -57,8 +57,67 @@ def test_an_evaluator_that_hides_its_optimizer_is_refused() -> None:
     )
 
 
+def run(model: nn.Module, steps: int, parameters: Any) -> None:
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model.train()(torch.rand(1, 3, 8, 8)).mean().backward()
+        optimizer.step()
+
+
+def epochs_of_two(model: nn.Module, evaluator: Any, max_steps: int | None, max_epochs: int) -> None:
+    evaluator.watch(optimizer := torch.optim.SGD(model.parameters(), lr=0.0))
+    for _ in range(2 * max_epochs):
+        optimizer.zero_grad()
+        evaluator.loss(model.train()(torch.rand(1, 3, 8, 8)).mean(), {"lq": torch.rand(1, 3, 8, 8)}).backward()
+        optimizer.step()
+
+
+ONLY_OBSERVED = (
+    "ddtb made {} steps and only observes in the first 2 (calibration_iters), so its bounds are not set; "
+    "train longer, or lower calibration_iters"
+)
+
+
+@pytest.mark.parametrize("distilled", [False, True], ids=["quantizer", "distiller"])
+def test_epochs_that_end_in_the_observation_are_one_exact_sentence(distilled: bool) -> None:
+    model = network()
+    compressor = quantizer = make("ddtb", model, [CONV], srq_nni.LoopEvaluator(epochs_of_two))
+    if distilled:
+        compressor = srq_nni.SKTDistiller.from_compressor(
+            quantizer,
+            srq_nni.skt_config_list(model),
+            teacher_model=network(),
+            teacher_predict=lambda sample, net: net(sample["lq"]),
+        )
+    with pytest.raises(QuantizationError) as caught:
+        compressor.compress(max_steps=None, max_epochs=1)
+    assert str(caught.value) == ONLY_OBSERVED.format(2)
+    compressor.compress(max_steps=None, max_epochs=1)  # it goes on where it stopped
+    assert quantizer.clock.count == 4
+    bounds = quantizer.get_calibration_config()["body.0.conv1"]["_input_0"]["bounds"]
+    assert not torch.equal(bounds.abs(), torch.full((2,), 10.0))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_bounds_that_are_not_set_are_not_given_out(steps: int) -> None:
+    """Nor are those of a quantizer that is fused with the one that is asked."""
+    ddtb = make("ddtb", network(), [CONV])
+    pams = srq_nni.PAMSQuantizer.from_compressor(ddtb, [{**CONV, "op_names": ["body.0.conv2"]}])
+    run(pams.bound_model, steps, pams.parameter_groups(lr=0.0))
+    if steps > 2:
+        assert set(pams.get_calibration_config()) == {"body.0.conv1", "body.0.conv2"}
+        return
+    for quantizer in (ddtb, pams):
+        with pytest.raises(QuantizationError) as caught:
+            quantizer.get_calibration_config()
+        assert str(caught.value) == ONLY_OBSERVED.format(steps)
+
+
 def config_of(method: str = "pams", **entry: Any) -> Any:
     quantizer = make(method, network(), [{**CONV, **entry}])
+    if method == "ddtb":
+        run(quantizer.bound_model, 3, quantizer.parameter_groups(lr=0.0))
     return quantizer, quantizer.get_calibration_config()
 
 
