@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, 
 
 
 def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrapper]) -> None:
-    """Check that every target of a calibration_config is quantized here.
+    """Check that every target of a calibration_config is quantized here, and that it has an entry.
 
     Raises:
         OptionError: names the first that is not.
@@ -75,6 +76,10 @@ def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrappe
             near = did_you_mean(module, wrappers) or "; make the quantizer with the same config_list"
             raise OptionError(f"calibration_config: no module '{module}' is quantized here{near}")
         spaces = wrappers[module].quantization_target_spaces
+        if not isinstance(targets, Mapping) or not all(isinstance(entry, Mapping) for entry in targets.values()):
+            raise OptionError(
+                f"calibration_config: '{module}' has no block of targets with an entry each; give it as it was returned"
+            )
         for target in targets:
             if target not in spaces:
                 raise OptionError(
@@ -83,30 +88,48 @@ def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrappe
                 )
 
 
-def restore(space: QuantizationTargetSpace, quantizer: nn.Module, entry: Mapping[str, Any], where: str) -> None:
-    """Put an activation's bounds and gate or the factor of a weight's step back, and check that the weight is the same.
+def check_entry(
+    space: QuantizationTargetSpace, quantizer: nn.Module | None, entry: Mapping[str, Any], where: str
+) -> None:
+    """Check that ``restore``, or NNI for a target of another quantizer, can take an entry; nothing is changed.
 
     Raises:
-        OptionError: if the entry is of another quantizer or bit width, or of another weight.
+        OptionError: if the entry is of another quantizer or bit width, of another weight, or damaged.
     """
-    own = entry_of(space, quantizer)
-    for key, here in (("quantizer", own["quantizer"]), ("quant_bits", space.quant_bits), ("options", own["options"])):
-        if entry.get(key) != here:
+    here: dict[str, Any] = {key: getattr(space, key) for key in ("quant_bits", "quant_dtype", "quant_scheme")}
+    needed = ["scale", "zero_point"]
+    if quantizer is not None:
+        own = entry_of(space, quantizer)
+        here = {"quantizer": own["quantizer"], "quant_bits": space.quant_bits, "options": own["options"]}
+        needed = ["scale"] if isinstance(quantizer, WeightQuantizer) else ["state"]
+    for key, value in here.items():
+        if entry.get(key) != value:
             raise OptionError(
-                f"calibration_config: {where} has {key}: {entry.get(key)!r} and the quantizer {here!r}; make them equal"
+                f"calibration_config: {where} has {key}: {entry.get(key)!r} and the quantizer {value!r}; "
+                "make them equal"
             )
+    with _damage_named(where):
+        for key in needed:
+            entry[key]
+        if quantizer is None:
+            return
+        twin = copy.deepcopy(quantizer)
+        restore(twin, entry)
+        if not isinstance(twin, WeightQuantizer):
+            return
+        given, scale = float(entry["scale"]), codes_of(space, twin)[0]
+    if not abs(scale - given) <= 1e-5 * scale:
+        raise OptionError(
+            f"calibration_config: {where} has scale {given:.6g} and its weight gives {scale:.6g}; "
+            "load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"
+        )
+
+
+def restore(quantizer: nn.Module, entry: Mapping[str, Any]) -> None:
+    """Put an activation's bounds and gate, or the factor of a weight's step, back; ``check_entry`` says if it can."""
     if isinstance(quantizer, WeightQuantizer):
-        factors = [(bound, bound.detach().clone()) for bound in quantizer.bounds()]
-        for factor, _ in factors:
+        for factor in quantizer.bounds():
             factor.data.fill_(float(entry.get("log_factor", 0.0)))
-        scale = codes_of(space, quantizer)[0]
-        if abs(scale - float(entry["scale"])) > 1e-5 * scale:
-            for factor, before in factors:
-                factor.data.copy_(before)
-            raise OptionError(
-                f"calibration_config: {where} has scale {float(entry['scale']):.6g} and its weight gives {scale:.6g}; "
-                "load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"
-            )
         return
     assert isinstance(quantizer, ActivationQuantizer)
     _load(quantizer, entry["state"])
@@ -120,6 +143,16 @@ def _load(quantizer: ActivationQuantizer, state: Mapping[str, torch.Tensor]) -> 
         elif gate is None:
             quantizer.gate = None
     quantizer.load_state_dict(dict(state))
+
+
+@contextmanager
+def _damage_named(where: str) -> Iterator[None]:
+    """Turn what a damaged entry makes of the code that reads it into one sentence."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, SRQError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise OptionError(f"calibration_config: {where} is damaged ({reason}); give it as it was returned") from None
 
 
 def quantized_network(model: nn.Module, calibration_config: CalibrationConfig) -> nn.Module:
@@ -151,15 +184,13 @@ def _made(entry: Mapping[str, Any], where: str) -> nn.Module:
         raise OptionError(
             f"calibration_config: {where} is not of PAMS or DDTB; give one from PAMSQuantizer or DDTBQuantizer"
         )
-    try:
+    with _damage_named(where):
         if "state" not in entry:
             scale, low, high = float(entry["scale"]), int(entry["quant_min"]), int(entry["quant_max"])
             return GridWeight(IntegerGrid(scale, low, high, entry["quant_bits"]))
         quantizer = METHODS[entry["quantizer"]].activation(entry["quant_bits"], **entry["options"])
         _load(quantizer, entry["state"])
-        return quantizer
-    except (KeyError, RuntimeError, TypeError, ValueError, SRQError) as error:
-        raise OptionError(f"calibration_config: {where} is damaged ({error}); give it as it was returned") from None
+    return quantizer
 
 
 def with_live_quantizers(model: nn.Module, wrappers: Mapping[str, ModuleWrapper]) -> nn.Module:

@@ -29,7 +29,6 @@ from srq_nni.compression.phases import (
     start_observing,
 )
 from srq_nni.errors import CheckpointError, QuantizationError
-from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.calibration import average_batch_statistics
 from srq_nni.quantization.layers import add_stored_gates, bounds_of, set_mode
 
@@ -118,9 +117,7 @@ class TrainingClock:
         """Go to the last phase, as after an update from a calibration_config."""
         self.count = max(self.count, self.options.calibration_iters + self.options.static_iters)
         self._owner.get_buffer(self._step).fill_(self.count)
-        for quantizer in self.quantizers:
-            if isinstance(quantizer, ActivationQuantizer):
-                quantizer.set_mode("quantize")
+        set_mode(self.quantizers, "quantize")  # weights, too; a gate is applied, or not, as its state says
 
     def regulariser(self) -> torch.Tensor | None:
         """Return the weighted loss that holds DDTB's gates at zero, or None outside that phase."""

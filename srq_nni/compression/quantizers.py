@@ -230,16 +230,22 @@ class PublishedQuantizer(Quantizer):
         """Take bounds and gates from a calibration_config; training then goes on with the last phase.
 
         Raises:
-            OptionError: if it names a target that is not quantized here, or one of another quantizer, bits or weight.
+            OptionError: if it names a target that is not quantized here, or one of another quantizer, bits or weight,
+                or if an entry is damaged. Nothing is changed then.
         """
         calibration.check_targets(calibration_config, self._module_wrappers)
-        ours = {(module, target): (space, quantizer) for module, target, space, quantizer in self._targets()}
-        for module, targets in calibration_config.items():
-            for target, entry in targets.items():
-                if (module, target) in ours:
-                    calibration.restore(*ours[module, target], entry, f"target '{target}' of '{module}'")
-                else:
-                    super().update_calibration_config({module: {target: dict(entry)}})
+        entries = [
+            (module, target, entry) for module, part in calibration_config.items() for target, entry in part.items()
+        ]
+        ours = {(module, target): quantizer for module, target, _, quantizer in self._targets()}
+        for module, target, entry in entries:
+            space = self._module_wrappers[module].quantization_target_spaces[target]
+            calibration.check_entry(space, ours.get((module, target)), entry, f"target '{target}' of '{module}'")
+        for module, target, entry in entries:
+            if (module, target) in ours:
+                calibration.restore(ours[module, target], entry)
+            else:
+                super().update_calibration_config({module: {target: dict(entry)}})
         self.clock.finish()
 
     def unwrap_model(self) -> nn.Module:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from nni.compression.quantization import QATQuantizer
 from torch import nn
 
 import srq_nni
@@ -155,6 +157,78 @@ def test_a_calibration_config_of_another_network_is_refused(change: Any, message
     with pytest.raises(OptionError) as caught:
         quantizer.update_calibration_config(change(config))
     assert str(caught.value) == message
+
+
+LAST = "target '{}' of 'body.0.conv2' is damaged ({}); give it as it was returned"
+DAMAGED: dict[str, tuple[Any, str]] = {
+    "no state": (lambda targets: targets["_input_0"].pop("state"), LAST.format("_input_0", "it lacks 'state'")),
+    "no scale": (lambda targets: targets["weight"].pop("scale"), LAST.format("weight", "it lacks 'scale'")),
+    "scale": (
+        lambda targets: targets["weight"].update(scale="wide"),
+        LAST.format("weight", "could not convert string to float: 'wide'"),
+    ),
+    "no alpha": (
+        lambda targets: targets["_input_0"]["state"].pop("alpha"),
+        LAST.format(
+            "_input_0",
+            'Error(s) in loading state_dict for PAMSActivation: Missing key(s) in state_dict: "alpha".',
+        ),
+    ),
+    "no quantizer": (
+        lambda targets: targets["_input_0"].pop("quantizer"),
+        "target '_input_0' of 'body.0.conv2' has quantizer: None and the quantizer 'pams'; make them equal",
+    ),
+    "no entry": (
+        lambda targets: targets.update(weight=3),
+        "'body.0.conv2' has no block of targets with an entry each; give it as it was returned",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_calibration_config_changes_nothing(change: Any, message: str) -> None:
+    both = [{**CONV, "op_names": ["body.0.conv1", "body.0.conv2"]}]
+    first, second = make("pams", network(), both), make("pams", network(), both)
+    for quantizer in first.clock.quantizers:
+        for bound in quantizer.bounds():
+            bound.data.fill_(0.5)
+    config, before = first.get_calibration_config(), copy.deepcopy(second.bound_model.state_dict())
+    change(config["body.0.conv2"])
+    with pytest.raises(OptionError) as caught:
+        second.update_calibration_config(config)
+    assert str(caught.value) == f"calibration_config: {message}"
+    after = second.bound_model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_an_entry_of_nnis_own_quantizer_is_checked_before_anything_is_changed() -> None:
+    model = network()
+    qat = QATQuantizer(model, [{"op_names": ["body.0.conv2"], "quant_dtype": "int8"}], srq_nni.LoopEvaluator(Loop([])))
+    quantizer = srq_nni.PAMSQuantizer.from_compressor(qat, [CONV])
+    entry = dict.fromkeys(("scale", "zero_point"), torch.tensor(0.5))
+    entry |= {"quant_bits": 8, "quant_dtype": "int8", "quant_scheme": "affine"}
+    space = model.body[0].conv2._nni_wrapper.quantization_target_spaces["_input_0"]
+    entry["quant_scheme"] = space.quant_scheme
+    quantizer.update_calibration_config({"body.0.conv2": {"_input_0": entry}})
+    assert float(space.scale) == 0.5
+    for key, message in (("scale", "is damaged (it lacks 'scale')"), ("quant_bits", "has quant_bits: None and the")):
+        lacking = {name: value for name, value in entry.items() if name != key}
+        with pytest.raises(OptionError) as caught:
+            quantizer.update_calibration_config({"body.0.conv2": {"_input_0": lacking}})
+        assert str(caught.value).startswith(f"calibration_config: target '_input_0' of 'body.0.conv2' {message}")
+
+
+@pytest.mark.parametrize("steps", [3, 5], ids=["gates held", "gates applied"])
+def test_an_update_ends_an_observation_of_weights_as_well(steps: int) -> None:
+    """A forward pass in training has put DDTB's quantizers into its float phase."""
+    first, second = (make("ddtb", network(), [CONV], dynamic_ratio=1.0) for _ in range(2))
+    run(first.bound_model, steps, first.parameter_groups(lr=0.0))
+    second.bound_model.train()(torch.rand(1, 3, 8, 8))
+    assert not second.clock.quantizers[1].enabled
+    second.update_calibration_config(first.get_calibration_config())
+    assert [quantizer.enabled for quantizer in second.clock.quantizers if hasattr(quantizer, "enabled")] == [True]
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(second.bound_model.eval()(x), first.bound_model.eval()(x))
 
 
 def test_a_network_is_rebuilt_only_from_what_fits() -> None:
