@@ -11,6 +11,7 @@ from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import BOTH, Preset, find_preset
 from srq_nni.compression.profiles import SWITCHES, default_of, range_key
 from srq_nni.errors import OptionError
+from srq_nni.quantization.grid import MAX_BITS
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import INPUT, WEIGHT
@@ -32,14 +33,33 @@ def config_list(
         wiring: ``paper`` (the default), ``deploy``, ``tensorrt`` or ``official`` (the default with
             ``profile="official"``).
         options: ``head``, ``tail``, ``skip``, ``profile``, ``calibration``, ``percentile``, ``limit_levels``,
-            ``gate_statistics`` and ``gate_gradient``, as in the ``quantization`` block.
+            ``weight_range``, ``dynamic_ratio``, ``gate_statistics`` and ``gate_gradient``, as in the ``quantization``
+            block.
 
     Raises:
-        OptionError: for an unknown architecture, method, wiring, option or bit width.
+        OptionError: for an unknown architecture, method, wiring, option or bit width, and for an option that says
+            nothing about a tensor, such as the length of a phase.
     """
     block = {"quantizer": method, "bits": dict(bits) if isinstance(bits, Mapping) else bits}
     placed = {} if wiring is None else {"wiring": wiring}
-    return sites_config_list(arch_or_model, options_from({**block, **placed, **options}))
+    return preset_config_list(arch_or_model, options_from({**block, **placed, **options}))
+
+
+def preset_config_list(arch_or_model: str | nn.Module, options: QuantizationOptions) -> list[dict[str, Any]]:
+    """Return the entries of a preset with all that ``options`` says about tensors, for use without the block itself."""
+    entries = sites_config_list(arch_or_model, options)
+    if options.dynamic_ratio is not None:
+        _write_gate_share(entries, options.dynamic_ratio)
+    return entries
+
+
+def _write_gate_share(entries: Sequence[Mapping[str, Any]], share: float) -> None:
+    """Let activations say which share of them gets a gate; 8 bits get none beside fewer, as if the block said it."""
+    targets = [item for entry in entries for item in entry["target_settings"].items()]
+    activations = [settings for target, settings in targets if target != WEIGHT]
+    narrow = [settings for settings in activations if settings["quant_dtype"] != f"int{MAX_BITS}"]
+    for settings in narrow or activations:
+        settings["dynamic_ratio"] = share
 
 
 def sites_config_list(arch_or_model: str | nn.Module, options: QuantizationOptions) -> list[dict[str, Any]]:

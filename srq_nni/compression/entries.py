@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from schema import Optional, Schema, SchemaError
 from torch import nn
 
-from srq_nni.compression.config import sites_config_list
+from srq_nni.compression.config import preset_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
-from srq_nni.compression.presets import PRESETS, WIRINGS
+from srq_nni.compression.presets import PRESETS
 from srq_nni.compression.sites import Site
 from srq_nni.errors import OptionError, did_you_mean, listing
-from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import OUTPUT
 
 DYNAMIC_RATIO = 0.3  # of EDSR, for a network without a preset
-PRESET_KEYS = ("head", "tail", "skip", "calibration", "percentile", "weight_range")
-WIRING_KEYS = ("wiring", "quant_dtype", *PRESET_KEYS, "dynamic_ratio")
+PRESET_KEYS = ("head", "tail", "skip", "calibration", "percentile", "weight_range", "dynamic_ratio")
+WIRING_KEYS = ("wiring", "quant_dtype", *PRESET_KEYS)
 
 
 def expand_entries(
     model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str, profile: str = "default"
-) -> list[dict[str, Any]]:
-    """Return a config_list whose ``wiring`` entries are replaced by the entries of the network's preset.
+) -> list[tuple[int, dict[str, Any]]]:
+    """Return (number of the entry it stems from, entry), ``wiring`` entries replaced by those of the network's preset.
 
     Args:
         model: the network.
@@ -33,39 +31,15 @@ def expand_entries(
         profile: of the preset's settings, see ``profiles``; the wiring stays the one that is named.
 
     Raises:
-        OptionError: if a setting of ours has a value that its schema does not allow; the message names the entry.
+        OptionError: if a ``wiring`` entry has a key or a value that is not allowed; the message names the entry.
     """
-    expanded: list[dict[str, Any]] = []
+    expanded: list[tuple[int, dict[str, Any]]] = []
     for index, entry in enumerate(entries):
-        where = f"config_list entry {index}"
-        for block in (entry, *(entry.get("target_settings") or {}).values()):
-            if isinstance(block, Mapping):
-                _check_settings(block, method, where)
-        expanded.extend(_preset_entries(model, entry, method, profile, where) if "wiring" in entry else [dict(entry)])
+        made = [dict(entry)]
+        if "wiring" in entry:
+            made = _preset_entries(model, entry, method, profile, f"config_list entry {index}")
+        expanded.extend((index, new) for new in made)
     return expanded
-
-
-def _check_settings(block: Mapping[str, Any], method: str, where: str) -> None:
-    calibrations = getattr(get_method(method).activation, "CALIBRATIONS", ())
-    ranges = getattr(get_method(method).weight, "RANGES", ())
-    rules: dict[str, tuple[Any, str]] = {
-        "calibration": (lambda given: given in calibrations, f"give one of {', '.join(calibrations)}"),
-        "percentile": (lambda given: _is_number(given) and 50 < given <= 100, "give a number above 50, at most 100"),
-        "weight_range": (lambda given: given in ranges, f"give one of {', '.join(ranges)}"),
-        "limit_levels": (bool, "give True or False"),
-        "dynamic_ratio": (lambda given: _is_number(given) and 0 <= given <= 1, "give a share from 0 to 1"),
-        "wiring": (lambda given: given in WIRINGS, f"give one of {', '.join(WIRINGS)}"),
-    }
-    for key, (rule, allowed) in rules.items():
-        try:
-            Schema({Optional(key): rule}, ignore_extra_keys=True).validate(dict(block))
-        except SchemaError:
-            near = did_you_mean(block[key], (*WIRINGS, *calibrations, *ranges)) if isinstance(block[key], str) else ""
-            raise OptionError(f"{where}: {key}: {block[key]!r} is not allowed; {allowed}{near}") from None
-
-
-def _is_number(given: Any) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool)
 
 
 def _preset_entries(
@@ -82,11 +56,10 @@ def _preset_entries(
         raise OptionError(f"{where}: quant_dtype {entry.get('quant_dtype')!r} is not allowed; give 'int2' to 'int8'")
     block = {"quantizer": method, "bits": int(dtype[3:]), "wiring": entry["wiring"], "profile": profile}
     given = {key: entry[key] for key in PRESET_KEYS if key in entry}
-    extra = {"dynamic_ratio": entry["dynamic_ratio"]} if "dynamic_ratio" in entry else {}
     try:
-        return [{**made, **extra} for made in sites_config_list(model, options_from({**block, **given}))]
+        return preset_config_list(model, options_from({**block, **given}))
     except OptionError as error:
-        raise OptionError(f"{where}: {error}") from None
+        raise OptionError(f"{where}: {str(error).removeprefix('quantization: ')}") from None
 
 
 def default_dynamic_ratio(model: nn.Module, options: QuantizationOptions) -> float:
@@ -98,16 +71,22 @@ def default_dynamic_ratio(model: nn.Module, options: QuantizationOptions) -> flo
 
 
 def canonical_config_list(
-    model: nn.Module, sites: Sequence[Site], entries: Sequence[Mapping[str, Any]], scheme: str
+    model: nn.Module, sites: Sequence[Site], entries: Sequence[tuple[int, Mapping[str, Any]]], scheme: str
 ) -> list[dict[str, Any]]:
     """Return one entry for each module of ``sites``, so that NNI selects exactly those targets.
+
+    Args:
+        model: the network.
+        sites: what the entries quantize.
+        entries: as ``expand_entries`` returns them.
+        scheme: of the quantizer, in NNI's words.
 
     Raises:
         OptionError: if ``fuse_names`` names a module that does not exist or whose first is not quantized.
     """
     names = {name for name, _ in model.named_modules()}
     fusions: dict[str, tuple[str, ...]] = {}
-    for index, entry in enumerate(entries):
+    for index, entry in entries:
         for fused in entry.get("fuse_names", []):
             for name in fused:
                 if name not in names:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from srq_nni.compression.presets import WIRINGS
-from srq_nni.compression.profiles import PROFILES, SWITCHES, apply_profile, default_of
+from srq_nni.compression.profiles import PROFILES, SWITCHES, apply_profile, default_of, is_resolved, without_idle
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
 from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
 from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits, choice
@@ -197,7 +197,8 @@ def options_from(block: Mapping[str, Any]) -> QuantizationOptions:
     if not isinstance(block, Mapping):
         raise OptionError(f"quantization: {block!r} is not a block; give at least 'quantizer' and 'bits' below it")
     try:
-        return QuantizationOptions.model_validate(apply_profile(block))
+        given = apply_profile(block)
+        return QuantizationOptions.model_validate(without_idle(given) if is_resolved(block) else given)
     except QuantizationError as error:
         raise OptionError(f"quantization: {error}") from None
     except ValidationError as error:

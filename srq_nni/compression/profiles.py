@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from srq_nni.compression.settings import idle
 from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import WEIGHT
 
@@ -131,20 +133,46 @@ def resolve(block: Mapping[str, Any], architecture: str | None = None) -> dict[s
     """
     complete = _fill(apply_profile(block, architecture), _values(block.get("quantizer"), 0))
     complete.pop("profile", None)
-    return complete
+    return without_idle(complete)
 
 
 def as_written_before(block: Mapping[str, Any]) -> dict[str, Any]:
     """Return the block of a checkpoint with the keys that did not exist when it was written."""
     quantizer = str(block.get("quantizer"))
     values = {key: switch.before.get(quantizer) for key, switch in SWITCHES.items()}
-    return _fill(block, {key: value for key, value in values.items() if value is not None})
+    return without_idle(_fill(block, {key: value for key, value in values.items() if value is not None}))
+
+
+def is_resolved(block: Mapping[str, Any]) -> bool:
+    """Whether a block with a config_list looks as ``resolve`` writes it: no profile, and nothing left to default."""
+    written = [key for key in _values(block.get("quantizer"), 0) if not SWITCHES[key].per_tensor and key != "wiring"]
+    return "profile" not in block and bool(written) and all(key in block for key in written)
+
+
+def without_idle(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored block without the settings that its entries cannot use, which were written into all of them."""
+    entries = block.get("config_list")
+    if not isinstance(entries, list | tuple) or not _known(block.get("quantizer")):
+        return dict(block)
+    return {**block, "config_list": [_used(entry, block["quantizer"]) for entry in entries]}
+
+
+def _used(entry: Any, quantizer: str) -> Any:
+    """An entry with a ``wiring`` stands for a preset's entries, which have other targets."""
+    if not isinstance(entry, Mapping) or "wiring" in entry:
+        return entry
+    dropped = idle(entry, entry, quantizer)
+    return {key: value for key, value in entry.items() if key not in dropped}
 
 
 def _values(quantizer: Any, position: int) -> dict[str, Any]:
     pairs = {key: switch.pams if quantizer == "pams" else switch.ddtb for key, switch in SWITCHES.items()}
-    known = pairs if quantizer in ("pams", "ddtb") else {}
+    known = pairs if _known(quantizer) else {}
     return {key: pair[position] for key, pair in known.items() if pair is not None and pair[position] is not None}
+
+
+def _known(quantizer: Any) -> bool:
+    return isinstance(quantizer, str) and quantizer in METHODS
 
 
 def _fill(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,15 +182,16 @@ def _fill(block: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]
         return _beside(values, block)
     below = {key: value for key, value in values.items() if SWITCHES[key].per_tensor}
     above = {key: value for key, value in values.items() if key not in below and key != "wiring"}
-    filled = [_fill_entry(entry, below) for entry in entries]
+    filled = [_fill_entry(entry, below, block.get("quantizer")) for entry in entries]
     return {**above, **block, "config_list": filled}
 
 
-def _fill_entry(entry: Any, values: Mapping[str, Any]) -> Any:
+def _fill_entry(entry: Any, values: Mapping[str, Any], quantizer: Any) -> Any:
     """An entry with a ``wiring`` stands for a preset's entries, which take no further settings."""
     if not isinstance(entry, Mapping) or "wiring" in entry:
         return entry
-    filled = _beside(values, entry)
+    unused = idle(values, entry, quantizer) if _known(quantizer) else []
+    filled = _beside({key: value for key, value in values.items() if key not in unused}, entry)
     targets = entry.get("target_settings")
     if isinstance(targets, Mapping):
         filled["target_settings"] = {

@@ -78,7 +78,8 @@ class PublishedQuantizer(Quantizer):
     def _validate_config(self) -> None:
         """Check the config_list against the network and spell it out for NNI: one entry a module, no pattern left."""
         entries = expand_entries(self.bound_model, self.config_list, self.method, self.options.profile)
-        self._sites = quantization_sites(self.bound_model, entries, self.method, trained_by_nni=True)
+        numbers, plain = [number for number, _ in entries], [entry for _, entry in entries]
+        self._sites = quantization_sites(self.bound_model, plain, self.method, trained_by_nni=True, numbers=numbers)
         modules = dict(self.bound_model.named_modules(remove_duplicate=False))
         for site in self._sites:
             wrapper = self._existed.get(site.module)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from srq_nni.compression.settings import all_settings, idle, named_targets, settings_of
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import INPUT, WEIGHT, canonical_target
@@ -34,7 +35,12 @@ class Site:
 
 
 def quantization_sites(
-    model: nn.Module, entries: Sequence[Mapping[str, Any]], method: str, *, trained_by_nni: bool = False
+    model: nn.Module,
+    entries: Sequence[Mapping[str, Any]],
+    method: str,
+    *,
+    trained_by_nni: bool = False,
+    numbers: Sequence[int] | None = None,
 ) -> list[Site]:
     """Resolve a config_list to sites, in the order of the network's modules.
 
@@ -46,45 +52,41 @@ def quantization_sites(
         entries: the config_list.
         method: ``pams`` or ``ddtb``.
         trained_by_nni: allow ``fuse_names``, which only the quantizers for NNI know.
+        numbers: of the entries in the messages, where they are not their positions.
 
     Raises:
-        OptionError: for a malformed entry, one that selects no module, or one that names a target twice.
+        OptionError: for a malformed entry, one that selects no module, one that names a target twice, a setting that
+            its quantizer refuses or that has no effect, or if no tensor is quantized at all.
     """
     from nni.compression.base.config import select_modules_by_config, trans_legacy_config_list
 
     found: dict[tuple[int, str], tuple[int, Site]] = {}
     order = {name: position for position, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
     for index, entry in enumerate(trans_legacy_config_list([dict(entry) for entry in entries])):
-        where = f"config_list entry {index}"
-        options = _allowed_options(method)
-        _check_entry(entry, [*options[False], *options[True]], where, trained_by_nni)
+        where = f"config_list entry {index if numbers is None else numbers[index]}"
+        _check_entry(entry, method, where, trained_by_nni)
         _check_selectors(model, entry, where)
         modules, _, _ = select_modules_by_config(model, dict(entry))
         if not modules:
             selectors = {key: entry[key] for key in (*SELECTORS, *EXCLUSIONS) if key in entry}
             raise OptionError(f"{where}: {selectors} together select no module; leave one of them out")
         for name in sorted(modules, key=order.__getitem__):
-            for site in _entry_sites(name, modules[name], entry, options, method, where):
+            for site in _entry_sites(name, modules[name], entry, method, where):
                 key = (id(modules[name]), site.target)
                 if found.get(key, (index,))[0] != index:
                     raise OptionError(f"{where}: target '{site.target}' of '{name}' is quantized twice; name it once")
                 found.setdefault(key, (index, site))
+    if not found:
+        raise OptionError("config_list: no tensor is quantized; name a target whose apply_method is not 'bypass'")
     return sorted((site for _, site in found.values()), key=lambda site: (order[site.module], site.target))
 
 
-def _allowed_options(method: str) -> dict[bool, list[str]]:
-    """Return the settings of the quantizer, by whether the target is the weight."""
-    of_method = get_method(method)
-    gates = ["dynamic_ratio"] if method == "ddtb" else []
-    return {True: list(of_method.weight_options), False: [*of_method.activation_options, *gates]}
-
-
-def _check_entry(entry: Mapping[str, Any], options: Iterable[str], where: str, trained_by_nni: bool) -> None:
+def _check_entry(entry: Mapping[str, Any], method: str, where: str, trained_by_nni: bool) -> None:
     if "fuse_names" in entry and not trained_by_nni:
         raise OptionError(
             f"{where}: fuse_names: only NNI's wrappers fold batch norm; use one of the quantizers for NNI"
         )
-    allowed = [*ENTRY_KEYS, *dict.fromkeys(options)]
+    allowed = [*ENTRY_KEYS, *all_settings(method)]
     unknown = [key for key in entry if key not in allowed]
     if unknown:
         raise OptionError(
@@ -93,6 +95,15 @@ def _check_entry(entry: Mapping[str, Any], options: Iterable[str], where: str, t
         )
     if not any(key in entry for key in SELECTORS):
         raise OptionError(f"{where}: none of {', '.join(SELECTORS)} is given; name the modules to quantize")
+    if named_targets(entry) == []:
+        raise OptionError(
+            f"{where}: target_names: it is empty; name a target, or delete it to get {INPUT} and {WEIGHT}"
+        )
+    for key in idle(entry, entry, method):
+        takes = INPUT if key in settings_of(method, INPUT) else WEIGHT
+        raise OptionError(
+            f"{where}: {key}: it has no effect on {listing(named_targets(entry))}; delete it, or add {takes} to them"
+        )
 
 
 def _check_selectors(model: nn.Module, entry: Mapping[str, Any], where: str) -> None:
@@ -121,7 +132,6 @@ def _entry_sites(
     name: str,
     module: nn.Module,
     entry: Mapping[str, Any],
-    options: Mapping[bool, list[str]],
     method: str,
     where: str,
 ) -> Iterable[Site]:
@@ -140,7 +150,7 @@ def _entry_sites(
     shared = {key: value for key, value in entry.items() if key not in ENTRY_KEYS or key in NNI_SETTINGS}
     for spelling in names:
         target, own = spelt[spelling], dict(settings.get(spelt[spelling], {}))
-        allowed = options[target == WEIGHT]
+        allowed = settings_of(method, target)
         common = {key: value for key, value in shared.items() if key in allowed or key in NNI_SETTINGS}
         site = _site(Site(name, target, 0, {**common, **own}), allowed, method, f"{where}: ", spelling)
         if site is not None:
@@ -179,7 +189,17 @@ def _site(raw: Site, allowed: Sequence[str], method: str, where: str, spelling: 
     if scheme not in (None, own_scheme):
         raise OptionError(f"{where}quant_scheme: {scheme!r} is not allowed; {method} is {own_scheme}: delete it")
     bits = _bits_of(dtype, where)
+    _check_settings(raw.target, bits, options, method, where)
     return None if apply_method == "bypass" else Site(raw.module, raw.target, bits, options)
+
+
+def _check_settings(target: str, bits: int, options: Mapping[str, Any], method: str, where: str) -> None:
+    """Let the quantizer itself say what it does not take."""
+    maker = get_method(method).weight if target == WEIGHT else get_method(method).activation
+    try:
+        maker(bits, **{key: value for key, value in options.items() if key != "dynamic_ratio"})
+    except QuantizationError as error:
+        raise OptionError(f"{where}{error}") from None
 
 
 def _bits_of(dtype: Any, where: str) -> int:

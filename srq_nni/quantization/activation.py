@@ -15,7 +15,7 @@ from srq_nni.quantization.fake_quantize import (
     pams_quantize,
 )
 from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
-from srq_nni.quantization.grid import MIN_WIDTH, IntegerGrid, check_bits, choice, computable, symmetric_maximum
+from srq_nni.quantization.grid import MIN_WIDTH, IntegerGrid, check_bits, choice, computable, switch, symmetric_maximum
 from srq_nni.quantization.least_error import least_error_bounds
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by
 
@@ -207,11 +207,12 @@ class DDTBActivation(ActivationQuantizer):
         gate_gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(bits)
-        self.calibration = choice("calibration", calibration or implied_by(percentile, "mse"), self.CALIBRATIONS)
+        start = implied_by(percentile, "mse") if calibration is None else calibration
+        self.calibration = choice("calibration", start, self.CALIBRATIONS)
         self.gate_statistics: Statistics = choice("gate_statistics", gate_statistics, get_args(Statistics))
         self.gate_gradient: Gradient = choice("gate_gradient", gate_gradient, get_args(Gradient))
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
-        self.limit_levels = limit_levels
+        self.limit_levels = switch("limit_levels", limit_levels)
         self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))
         self.lower = nn.Parameter(torch.full((1,), -INITIAL_BOUND))
         self.statistic = statistics.RunningMean(2)

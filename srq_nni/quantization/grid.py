@@ -49,6 +49,17 @@ def choice(name: str, given: Choice, allowed: Sequence[str]) -> Choice:
     return given
 
 
+def switch(name: str, given: bool) -> bool:
+    """Return ``given`` if it is True or False.
+
+    Raises:
+        QuantizationError: for every other value, such as the text "no", which would count as true.
+    """
+    if not isinstance(given, bool):
+        raise QuantizationError(f"{name}: {given!r} is not allowed; give true or false")
+    return given
+
+
 def symmetric_maximum(bits: int) -> int:
     """Return n = 2^(k-1) - 1, the largest code of a symmetric signed grid (127, 7, 3, 1 for 8, 4, 3, 2 bits)."""
     return 2 ** (bits - 1) - 1

@@ -14,7 +14,7 @@ from srq_nni.quantization.fake_quantize import (
     quantize_weight_percentile,
     weight_step_max_abs,
 )
-from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, symmetric_maximum
+from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, switch, symmetric_maximum
 from srq_nni.quantization.learned_step import learned_codes, quantize_weight_learned
 from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by, percentile_bounds
@@ -122,11 +122,12 @@ class DDTBWeight(WeightQuantizer):
         limit_levels: bool = True,
         weight_range: str | None = None,
     ) -> None:
-        chosen = choice("weight_range", weight_range or implied_by(percentile, "learned"), self.RANGES)
+        given = implied_by(percentile, "learned") if weight_range is None else weight_range
+        chosen = choice("weight_range", given, self.RANGES)
         super().__init__(bits, learned=chosen == "learned")
         self.weight_range = chosen
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
-        self.limit_levels = limit_levels
+        self.limit_levels = switch("limit_levels", limit_levels)
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         if self.log_factor is not None:

@@ -9,6 +9,8 @@ import pytest
 from torch.nn.parallel import DataParallel
 
 import srq_nni
+from srq_nni.archs.quantized_arch import insert_quantizers
+from srq_nni.compression.options import options_from
 from srq_nni.errors import OptionError, QuantizationError
 from tests.compression.doors import make, network
 from tests.compression.test_quantizers import OwnNetwork
@@ -74,11 +76,11 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "percentile": (
         [{**CONV, "percentile": 30}],
-        "config_list entry 0: percentile: 30 is not allowed; give a number above 50, at most 100",
+        "config_list entry 0: percentile: 30 is not allowed; give a number above 50, up to 100",
     ),
     "percentile of a target": (
         [CONV, {"op_names": ["body.0.conv2"], "target_settings": {"weight": {**INT4, "percentile": "high"}}}],
-        "config_list entry 1: percentile: 'high' is not allowed; give a number above 50, at most 100",
+        "config_list entry 1: percentile: 'high' is not allowed; give a number above 50, up to 100",
     ),
     "dynamic ratio": (
         [{**CONV, "dynamic_ratio": 1.5}],
@@ -86,12 +88,12 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "calibration": (
         [{**CONV, "calibration": "percentil"}],
-        "config_list entry 0: calibration: 'percentil' is not allowed; give one of mse, percentile, official; "
+        "config_list entry 0: calibration: 'percentil' is not known; give one of mse, percentile, official; "
         "did you mean 'percentile'?",
     ),
     "wiring": (
         [{"wiring": "deplyo", **INT4}],
-        "config_list entry 0: wiring: 'deplyo' is not allowed; give one of paper, deploy, tensorrt, official; "
+        "config_list entry 0: wiring: 'deplyo' is not known; give one of paper, deploy, tensorrt, official; "
         "did you mean 'deploy'?",
     ),
     "wiring with selectors": (
@@ -101,8 +103,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "wiring with bits out of range": (
         [{"wiring": "paper", "quant_dtype": "int9"}],
-        "config_list entry 0: quantization: bits: 9 is not a bit width that can be quantized to; "
-        "give an integer from 2 to 8",
+        "config_list entry 0: bits: 9 is not a bit width that can be quantized to; give an integer from 2 to 8",
     ),
     "fused module that does not exist": (
         [{**CONV, "fuse_names": [("body.0.conv1", "body.0.rleu")]}],
@@ -126,6 +127,100 @@ def test_a_wrong_entry_is_one_exact_sentence(entries: list[dict[str, Any]], mess
     assert str(caught.value) == message
     assert entries == given and list(model.state_dict()) == keys, "nothing is changed"
     assert not any(hasattr(module, "_nni_wrapper") for module in model.modules())
+
+
+INPUTS = {**CONV, "target_names": ["_input_0"]}
+EITHER_DOOR: dict[str, tuple[str, dict[str, Any], str]] = {
+    "text for a switch": (
+        "ddtb",
+        {**CONV, "limit_levels": "no"},
+        "limit_levels: 'no' is not allowed; give true or false",
+    ),
+    "no calibration": (
+        "ddtb",
+        {**CONV, "calibration": ""},
+        "calibration: '' is not known; give one of mse, percentile, official",
+    ),
+    "another method's calibration": (
+        "pams",
+        {**CONV, "calibration": "percentile"},
+        "calibration: 'percentile' is not known; give one of max, mse, official",
+    ),
+    "range of a target": (
+        "pams",
+        {**CONV, "target_settings": {"weight": {**INT4, "weight_range": "meen"}}},
+        "weight_range: 'meen' is not known; give one of mse, learned, max, official; did you mean 'mse'?",
+    ),
+    "percentile": (
+        "ddtb",
+        {**CONV, "percentile": "99"},
+        "percentile: '99' is not allowed; give a number above 50, up to 100",
+    ),
+    "statistics": (
+        "ddtb",
+        {**CONV, "gate_statistics": "per_image"},
+        "gate_statistics: 'per_image' is not known; give one of per_sample, official; did you mean 'per_sample'?",
+    ),
+    "setting of weights": (
+        "pams",
+        {**INPUTS, "weight_range": "mse"},
+        "weight_range: it has no effect on _input_0; delete it, or add weight to them",
+    ),
+    "setting of activations": (
+        "ddtb",
+        {**CONV, "target_settings": {"weight": INT4}, "dynamic_ratio": 0.5},
+        "dynamic_ratio: it has no effect on weight; delete it, or add _input_0 to them",
+    ),
+    "no target": (
+        "pams",
+        {**CONV, "target_names": []},
+        "target_names: it is empty; name a target, or delete it to get _input_0 and weight",
+    ),
+}
+
+
+def through_basicsr(method: str, entries: list[dict[str, Any]], **options: Any) -> Any:
+    return insert_quantizers(network(), options_from({"quantizer": method, "config_list": entries, **options}))
+
+
+def through_nni(method: str, entries: list[dict[str, Any]], **options: Any) -> Any:
+    return make(method, network(), entries, **options)
+
+
+@pytest.mark.parametrize("door", [through_basicsr, through_nni])
+@pytest.mark.parametrize(("method", "entry", "message"), EITHER_DOOR.values(), ids=EITHER_DOOR)
+def test_either_door_refuses_the_same_settings(door: Any, method: str, entry: dict[str, Any], message: str) -> None:
+    right = {"op_names": ["body.0.conv2"], **INT4}
+    with pytest.raises(OptionError) as caught:
+        door(method, [right, entry])
+    assert str(caught.value) == f"config_list entry 1: {message}"
+
+
+@pytest.mark.parametrize("door", [through_basicsr, through_nni])
+def test_something_must_be_quantized(door: Any) -> None:
+    with pytest.raises(OptionError) as caught:
+        door("pams", [{**CONV, "apply_method": "bypass"}])
+    assert str(caught.value) == (
+        "config_list: no tensor is quantized; name a target whose apply_method is not 'bypass'"
+    )
+
+
+def test_entries_behind_a_wiring_keep_their_number() -> None:
+    """The preset stands for several entries."""
+    for wrong, message in (
+        ({"percentile": 30}, "percentile: 30 is not allowed; give a number above 50, up to 100"),
+        ({"fuse_names": [("conv_last", "x")]}, "fuse_names: the network has no module 'x'"),
+    ):
+        with pytest.raises(OptionError, match=rf"^config_list entry 1: {message}"):
+            make("ddtb", network(), [{"wiring": "official", **INT4}, {"op_names": ["conv_last"], **INT4, **wrong}])
+
+
+@pytest.mark.parametrize("door", [through_basicsr, through_nni])
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_a_profile_gives_each_entry_what_its_targets_take(door: Any, method: str) -> None:
+    legacy = {"op_names": ["body.0.conv2"], "quant_types": ["weight"], "quant_bits": 4}
+    for entry in (INPUTS, legacy, {**CONV, "target_settings": {"weight": INT4}}):
+        door(method, [entry], profile="official")
 
 
 def test_a_wiring_needs_a_preset() -> None:

@@ -12,7 +12,7 @@ import srq_nni
 from srq_nni.archs.quantized_arch import QuantizedNetwork, build_float
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.phases import enter_phase, observing, start_bounds_and_gates
-from srq_nni.compression.profiles import PRESET, SWITCHES, apply_profile, default_of, resolve
+from srq_nni.compression.profiles import PRESET, SWITCHES, apply_profile, as_written_before, default_of, resolve
 from srq_nni.errors import OptionError
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
@@ -237,6 +237,21 @@ def test_an_entry_means_the_same_when_it_is_stored(entry: dict[str, Any], calibr
     for block in (given, resolve(given), resolve(resolve(given))):
         (conv,) = (layer for _, layer in quantized_convolutions(QuantizedNetwork(EDSR, block)))
         assert (conv.input_quantizer.calibration, conv.weight_quantizer.weight_range) == (calibration, weight_range)
+
+
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_settings_that_older_files_hold_in_vain_are_passed_over(method: str) -> None:
+    """They wrote every default into every entry, those of weights into entries of inputs alone as well."""
+    entry = {**ENTRY, "target_names": [INPUT]}
+    written = resolve({"quantizer": method, "config_list": [entry]})
+    assert "weight_range" not in written["config_list"][0] and "calibration" in written["config_list"][0]
+    older = {**written, "config_list": [{**written["config_list"][0], "weight_range": "mse"}]}
+    for stored in (older, as_written_before(older)):
+        assert resolve(stored) == written, "a checkpoint fits the options that it was made with"
+        network = QuantizedNetwork(EDSR, stored)
+        assert network.conv_first.weight_quantizer is None and network.conv_first.input_quantizer is not None
+    with pytest.raises(OptionError, match="entry 0: weight_range: it has no effect on _input_0"):
+        QuantizedNetwork(EDSR, {"quantizer": method, "config_list": [{**entry, "weight_range": "mse"}]})
 
 
 @pytest.mark.parametrize("quantizer", ["pams", "ddtb"])
