@@ -16,6 +16,12 @@ from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import INPUT, WEIGHT
 
+ENTRY_OPTIONS = ("profile", "head", "tail", "skip", "dynamic_ratio", *(k for k, s in SWITCHES.items() if s.per_tensor))
+BELONGS = {
+    "student": "load the weights before, or give it in the quantization block",
+    "feature": "give it to skt_config_list, or in the quantization block",
+}
+
 
 def config_list(
     arch_or_model: str | nn.Module,
@@ -42,7 +48,15 @@ def config_list(
     """
     block = {"quantizer": method, "bits": dict(bits) if isinstance(bits, Mapping) else bits}
     placed = {} if wiring is None else {"wiring": wiring}
-    return preset_config_list(arch_or_model, options_from({**block, **placed, **options}))
+    checked = options_from({**block, **placed, **options})
+    for key in options:
+        if key not in ENTRY_OPTIONS:
+            raise OptionError(f"{key}: it has no effect in a config_list; {BELONGS.get(key, _to_quantizer(method))}")
+    return preset_config_list(arch_or_model, checked)
+
+
+def _to_quantizer(method: str) -> str:
+    return f"give it to {method.upper()}Quantizer, or in the quantization block"
 
 
 def preset_config_list(arch_or_model: str | nn.Module, options: QuantizationOptions) -> list[dict[str, Any]]:

@@ -64,6 +64,8 @@ class PublishedQuantizer(Quantizer):
             )
         if "student" in options:
             raise OptionError("student: the quantizer starts from the weights that the network has; load them before")
+        if "feature" in options:
+            raise OptionError("feature: the quantizer compares none; give it to skt_config_list(model, feature=..)")
         block = {"quantizer": self.method, "config_list": list(config_list), **options}
         self.options = options_from(apply_profile(block, type(model).__name__))
         entries = self.options.config_list or []
@@ -286,7 +288,6 @@ class PAMSQuantizer(PublishedQuantizer):
         seed: not used by PAMS, which starts nothing at random.
         calibration_iters: steps in which the bounds follow the running statistic while the network trains.
         profile: ``official`` sets these switches, and those of the entries, to what the released code does.
-        feature: module whose input is the feature of SKT, for the distiller's default.
 
     Raises:
         OptionError: names the entry and what it allows.

@@ -10,6 +10,7 @@ import srq_nni
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.config import sites_config_list
+from srq_nni.compression.entries import expand_entries
 from srq_nni.compression.options import options_from
 from srq_nni.compression.sites import Site, quantization_sites
 from srq_nni.errors import OptionError, SRQError
@@ -239,6 +240,46 @@ def test_config_list_refuses(arguments: tuple[Any, ...], options: dict[str, Any]
     with pytest.raises(OptionError) as caught:
         srq_nni.config_list(*arguments, **options)
     assert str(caught.value).startswith(message)
+
+
+PHASES = "it has no effect in a config_list; give it to {}, or in the quantization block"
+ELSEWHERE: list[tuple[str, dict[str, Any], str]] = [
+    ("ddtb", {"calibration_iters": 5}, PHASES.format("DDTBQuantizer")),
+    ("pams", {"calibration_iters": 5}, PHASES.format("PAMSQuantizer")),
+    ("ddtb", {"static_iters": 7}, PHASES.format("DDTBQuantizer")),
+    ("ddtb", {"gate_loss_weight": 3.0}, PHASES.format("DDTBQuantizer")),
+    ("ddtb", {"observed_weights": "quantized"}, PHASES.format("DDTBQuantizer")),
+    (
+        "ddtb",
+        {"student": "random"},
+        "it has no effect in a config_list; load the weights before, or give it in the quantization block",
+    ),
+    ("pams", {"feature": "upsample"}, PHASES.replace("{}", "skt_config_list")),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "message"), ELSEWHERE)
+def test_config_list_says_where_an_option_belongs(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        srq_nni.config_list("EDSR", method, 4, **options)
+    assert str(caught.value) == f"{next(iter(options))}: {message}"
+
+
+def test_config_list_writes_the_share_of_gates() -> None:
+    """At 8 bits beside narrower tensors there is none, as with the key in the quantization block."""
+
+    def shares(*arguments: Any, **options: Any) -> list[tuple[str, Any, Any]]:
+        entries = srq_nni.config_list("EDSR", "ddtb", *arguments, **options)
+        items = [item for entry in entries for item in entry["target_settings"].items()]
+        return [(target, setting["quant_dtype"], setting.get("dynamic_ratio")) for target, setting in items]
+
+    assert shares(4, dynamic_ratio=0.9) == [(INPUT, "int4", 0.9), (WEIGHT, "int4", None)]
+    ends = [(INPUT, "int8", None), (WEIGHT, "int8", None)]
+    assert shares(4, dynamic_ratio=0.0, tail=8) == [(INPUT, "int4", 0.0), (WEIGHT, "int4", None), *ends]
+    assert shares(8, dynamic_ratio=0.9) == [(INPUT, "int8", 0.9), (WEIGHT, "int8", None)]
+    wiring = {"wiring": "official", "quant_dtype": "int4", "tail": 8, "dynamic_ratio": 1}
+    expanded = [entry for _, entry in expand_entries(build_float(EDSR), [wiring], "ddtb")]
+    assert expanded == srq_nni.config_list("EDSR", "ddtb", 4, "official", tail=8, dynamic_ratio=1)
 
 
 def test_a_users_config_list_is_taken_as_it_is() -> None:

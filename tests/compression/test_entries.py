@@ -249,6 +249,12 @@ def test_an_unknown_option_is_an_error() -> None:
         make("pams", network(), [CONV], calibration_iter=3)
 
 
+def test_a_feature_belongs_to_the_distiller() -> None:
+    with pytest.raises(OptionError) as caught:
+        make("pams", network(), [CONV], feature="upsample")
+    assert str(caught.value) == ("feature: the quantizer compares none; give it to skt_config_list(model, feature=..)")
+
+
 def test_a_wrapped_network_comes_too_late() -> None:
     with pytest.raises(QuantizationError) as caught:
         make("pams", DataParallel(network()), [CONV])
