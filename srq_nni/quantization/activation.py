@@ -9,11 +9,7 @@ from torch import nn
 
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization import calibration as statistics
-from srq_nni.quantization.fake_quantize import (
-    ddtb_codes,
-    ddtb_quantize,
-    pams_quantize,
-)
+from srq_nni.quantization.fake_quantize import ddtb_codes, ddtb_quantize, pams_quantize
 from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
 from srq_nni.quantization.grid import MIN_WIDTH, IntegerGrid, check_bits, choice, computable, switch, symmetric_maximum
 from srq_nni.quantization.least_error import least_error_bounds

@@ -6,7 +6,7 @@ run continues where it stopped. With torch.distributed they are averaged over th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import distributed, nn
@@ -70,14 +70,6 @@ class IntensityRecorder(nn.Module):
     def intensity(self) -> float:
         """Var_b(max) + Var_b(min), in squared units of the activation; 0 before the first batch."""
         return float(self.squares.sum() / self.count.clamp(min=1))
-
-
-def dynamic_intensity(largest: Sequence[float], smallest: Sequence[float]) -> float:
-    """Return Var(largest) + Var(smallest) over batches, with population variances (DDTB, section 2.5)."""
-    recorder = IntensityRecorder()
-    for low, high in zip(smallest, largest, strict=True):
-        recorder.update(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64))
-    return recorder.intensity
 
 
 def choose_dynamic_layers(intensity: Mapping[str, float], ratio: float) -> list[str]:

@@ -112,11 +112,6 @@ class IntegerGrid:
         return self.maximum - self.minimum + 1
 
     @property
-    def fits_int8(self) -> bool:
-        """Whether all codes fit a signed byte without a zero point."""
-        return self.minimum >= -128 and self.maximum <= 127
-
-    @property
     def largest_magnitude(self) -> int:
         """max |code|, the factor of the exactness certificate."""
         return max(abs(self.minimum), abs(self.maximum))

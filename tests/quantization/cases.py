@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from srq_nni.quantization.calibration import IntensityRecorder
 
 TESTS = Path(__file__).resolve().parents[1]
 CASES: dict[str, dict[str, Any]] = {
@@ -40,6 +42,14 @@ def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
     assert actual.shape == expected.shape
     worst = ((actual - expected).abs() / (1 + expected.abs())).max().item()
     assert worst <= tolerance, f"off by {worst:.3g}, allowed is {tolerance:.3g}"
+
+
+def recorded_intensity(largest: Sequence[float], smallest: Sequence[float]) -> float:
+    """Return what a recorder says of the extremes of some batches."""
+    recorder = IntensityRecorder()
+    for low, high in zip(smallest, largest, strict=True):
+        recorder.update(torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64))
+    return recorder.intensity
 
 
 def calibrating(quantizer: Any) -> Any:

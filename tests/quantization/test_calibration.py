@@ -22,7 +22,6 @@ from srq_nni.quantization.calibration import (
     IntensityRecorder,
     RunningMean,
     choose_dynamic_layers,
-    dynamic_intensity,
     mean_sample_maximum,
     reconstruction_bound,
     sampled_percentiles,
@@ -30,6 +29,7 @@ from srq_nni.quantization.calibration import (
 )
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.percentile import percentile_bounds
+from tests.quantization.cases import recorded_intensity
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 QUANTIZERS = {
@@ -55,7 +55,7 @@ def test_running_mean_is_the_mean(values: list[float]) -> None:
 def test_intensity_is_the_sum_of_the_population_variances(largest: list[float], seed: int) -> None:
     smallest = list(np.random.default_rng(seed).normal(size=len(largest)))
     expected = np.var(largest) + np.var(smallest)
-    assert dynamic_intensity(largest, smallest) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert recorded_intensity(largest, smallest) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_intensity_before_the_first_batch_is_zero() -> None:

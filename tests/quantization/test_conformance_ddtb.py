@@ -14,10 +14,10 @@ from torch import nn
 
 from srq_nni.functional import ddtb_quantize, quantize_weight_max_abs, quantize_weight_percentile
 from srq_nni.quantization.activation import DDTBActivation
-from srq_nni.quantization.calibration import choose_dynamic_layers, dynamic_intensity
+from srq_nni.quantization.calibration import choose_dynamic_layers
 from srq_nni.quantization.gate import Gate, bound_factors, gate_quantize
 from srq_nni.quantization.weight import DDTBWeight
-from tests.quantization.cases import CASES, Checks, assert_close, calibrating, tensor
+from tests.quantization.cases import CASES, Checks, assert_close, calibrating, recorded_intensity, tensor
 
 CHECKS = Checks()
 claims = CHECKS.claims
@@ -188,7 +188,7 @@ def ddtb_32(inputs: dict[str, Any], expected: dict[str, Any], tolerance: float) 
 
 @claims("ddtb_dynamic_intensity")
 def ddtb_intensity(inputs: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
-    found = {name: dynamic_intensity(*extremes) for name, extremes in inputs["per_batch_max_min"].items()}
+    found = {name: recorded_intensity(*extremes) for name, extremes in inputs["per_batch_max_min"].items()}
     for name, intensity in found.items():
         assert_close(intensity, expected["intensity"][name], tolerance)
     assert choose_dynamic_layers(found, inputs["ratio"]) == expected["selected"]

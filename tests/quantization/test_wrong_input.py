@@ -139,8 +139,6 @@ def test_a_grid_needs_a_positive_finite_scale(scale: float) -> None:
     )
 
 
-def test_which_grids_fit_a_signed_byte() -> None:
-    assert IntegerGrid(0.1, -128, 127, 8).fits_int8
-    assert not IntegerGrid(0.1, -52, 203, 8).fits_int8
+def test_a_grid_knows_its_levels() -> None:
     assert IntegerGrid(0.1, -52, 203, 8).largest_magnitude == 203
     assert IntegerGrid(0.1, -52, 203, 8).levels == 256
