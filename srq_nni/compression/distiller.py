@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from nni.compression.utils.evaluator import Evaluator
 from torch import nn
 
 from srq_nni.compression.presets import find_preset
-from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.errors import OptionError, QuantizationError, did_you_mean
 from srq_nni.functional import skt_loss
+from srq_nni.quantization.targets import INPUT, INPUT_PREFIX, OUTPUT, OUTPUT_PREFIX, canonical_target
 
 SKT_WEIGHT = 1000 / 255  # the papers' 1000 for images in [0, 255], here for [0, 1]
 
@@ -53,6 +55,9 @@ class SKTDistiller(TeacherModelBasedDistiller):
         teacher_predict: ``teacher_predict(batch, teacher_model)`` runs it.
         origin_loss_lambda: weight of the loss of the loop.
         existed_wrappers: for ``from_compressor``.
+
+    Raises:
+        OptionError: names the entry and what it allows.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class SKTDistiller(TeacherModelBasedDistiller):
         teacher_model.eval().requires_grad_(False)
         super().__init__(
             model,
-            [{**entry, "lambda": float(entry.get("lambda", 1))} for entry in config_list],
+            [{**entry, "lambda": _weight(entry, f"config_list entry {i}")} for i, entry in enumerate(config_list)],
             evaluator,
             teacher_model,
             teacher_predict,
@@ -104,6 +109,22 @@ class SKTDistiller(TeacherModelBasedDistiller):
         return total
 
 
+def _weight(entry: Mapping[str, Any], where: str) -> float:
+    given = entry.get("lambda", 1)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+        raise OptionError(f"{where}: lambda: {given!r} is not allowed; give a weight of the loss from 0 on")
+    return float(given)
+
+
+def _check_target(module: nn.Module, target: Any, name: str, where: str) -> None:
+    if not str(target).startswith((INPUT_PREFIX, OUTPUT_PREFIX)):
+        raise OptionError(f"{where}: target {target!r} of '{name}' is no feature; give {INPUT} or {OUTPUT}")
+    try:
+        canonical_target(module, target, name)
+    except QuantizationError as error:
+        raise OptionError(f"{where}: {error}") from None
+
+
 def _check_features(student: nn.Module, teacher: nn.Module, entries: Sequence[Mapping[str, Any]]) -> None:
     from nni.compression.base.config import select_modules_by_config
 
@@ -116,6 +137,8 @@ def _check_features(student: nn.Module, teacher: nn.Module, entries: Sequence[Ma
         for name, module in selected.items():
             if isinstance(module, nn.Sequential):
                 raise OptionError(f"{where}: '{name}' is a sequence; name its first module, '{name}.0', with _input_0")
+            for target in entry.get("target_names", []):
+                _check_target(module, target, name, where)
             setting = {"lambda": None, "link": None, "apply_method": None}
             DistillatoinSetting.register(type(module).__name__, {"_input_": dict(setting), "_output_": dict(setting)})
             link = entry.get("link", name)

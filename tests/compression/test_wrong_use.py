@@ -271,6 +271,23 @@ DISTILLED: dict[str, tuple[Any, str]] = {
         [{"op_names_re": ["nothing"], "target_names": ["_input_0"]}],
         "config_list entry 0: it selects no module; name those whose features are compared",
     ),
+    "weight": (
+        [{"op_names": ["conv_last"], "target_names": ["weight"]}],
+        "config_list entry 0: target 'weight' of 'conv_last' is no feature; give _input_0 or _output_0",
+    ),
+    "input": (
+        [{"op_names": ["conv_last"], "target_names": ["_input_1"]}],
+        "config_list entry 0: target '_input_1' of module 'conv_last' (Conv2d) does not exist; its forward has the "
+        "inputs _input_0 (input)",
+    ),
+    "lambda": (
+        [{"op_names": ["conv_last"], "target_names": ["_input_0"], "lambda": "much"}],
+        "config_list entry 0: lambda: 'much' is not allowed; give a weight of the loss from 0 on",
+    ),
+    "negative lambda": (
+        [{"op_names": ["conv_last"], "target_names": ["_input_0"], "lambda": -1}],
+        "config_list entry 0: lambda: -1 is not allowed; give a weight of the loss from 0 on",
+    ),
     "link": (
         [{"op_names": ["upsample.0"], "target_names": ["_input_0"], "link": "upsampel.0"}],
         "config_list entry 0: link: the teacher has no module 'upsampel.0'; did you mean 'upsample.0'?",
