@@ -115,7 +115,8 @@ class TrainingClock:
 
     def finish(self) -> None:
         """Go to the last phase, as after an update from a calibration_config."""
-        self.count = max(self.count, self.options.calibration_iters + self.options.static_iters)
+        # At least one step behind the observation, or the next one would start bounds and gates anew.
+        self.count = max(self.count, self.options.calibration_iters + max(self.options.static_iters, 1))
         self._owner.get_buffer(self._step).fill_(self.count)
         set_mode(self.quantizers, "quantize")  # weights, too; a gate is applied, or not, as its state says
 

@@ -20,6 +20,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "ddtb": {"calibration_iters": 2, "static_iters": 2, "dynamic_ratio": 0.5},
 }
 INT4 = {"quant_dtype": "int4"}
+CONV = {"op_names": ["body.0.conv1"], **INT4}
 PAPER = [{"wiring": "paper", **INT4}]
 QUANTIZERS = {"pams": "PAMSQuantizer", "ddtb": "DDTBQuantizer"}
 
@@ -60,6 +61,15 @@ def steps(model: nn.Module, optimizer: Any, data: Any, first: int, last: int, qu
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def still_steps(model: nn.Module, count: int, parameters: Any) -> None:
+    """Go through the phases of ``count`` steps whose learning rate is zero."""
+    optimizer = torch.optim.SGD(parameters, lr=0.0)
+    for _ in range(count):
+        optimizer.zero_grad()
+        model.train()(torch.rand(1, 3, 8, 8)).mean().backward()
+        optimizer.step()
 
 
 def trained(method: str, data: Any, entries: Any = PAPER, count: int = 6, **options: Any) -> Any:
