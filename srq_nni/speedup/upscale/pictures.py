@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from srq_nni.atomic import atomic_file, write_error
 from srq_nni.errors import DataError
-from srq_nni.speedup.upscale.decoding import decode, read_layout, upright
+from srq_nni.speedup.upscale.decoding import TURNED, decode, read_layout, upright
 
 MAX_PIXELS = 89_478_485  # the limit at which Pillow starts to warn
 FORMATS = {
@@ -142,13 +142,15 @@ def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         raise DataError(
             f"'{path}' is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or BMP file"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, cv2.error) as error:
+    except Exception as error:  # damaged files bring Pillow's decoders to raise anything, MemoryError among it
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise DataError(f"'{path}' cannot be read ({reason.splitlines()[0]}); give a whole image file") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    """Return EXIF's number from 1 to 8; whatever else cameras write there means nothing."""
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(found) if found in TURNED else 1
 
 
 def _encode(picture: Picture, kind: str, file: BinaryIO, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits come out with the values a viewer shows, or are refused."""
+"""Images of more than 8 bits come out with the values a viewer shows, or are refused; and damage is one sentence."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from srq_nni.errors import DataError
 from srq_nni.speedup.upscale import read_picture
@@ -169,3 +170,27 @@ def test_16_bits_a_pixel_are_no_16_bits_a_channel(tmp_path: Path) -> None:
     header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks
     (tmp_path / "x.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + header + b"\x00\xf8\0\0")
     assert read_picture(tmp_path / "x.bmp").pixels.tolist() == [[[255, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (RuntimeError("Failed to decode image\nat 5"), "Failed to decode image"),
+        (NotImplementedError("Unknown pixel format"), "Unknown pixel format"),
+        (MemoryError(), "MemoryError"),
+        (cv2.error("of OpenCV"), "of OpenCV"),
+        (IndexError("index out of range"), "index out of range"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_one_sentence(
+    raised: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise raised
+
+    Image.fromarray(LEVELS.astype(np.uint8)).save(tmp_path / "x.png")
+    for place, name in ((ImageFile.ImageFile, "load"), (Image, "open")):
+        monkeypatch.setattr(place, name, refuse)
+        with pytest.raises(DataError) as error:
+            read_picture(tmp_path / "x.png")
+        assert str(error.value) == f"'{tmp_path}/x.png' cannot be read ({reason}); give a whole image file"

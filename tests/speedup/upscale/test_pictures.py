@@ -121,6 +121,25 @@ def test_orientation_is_applied(orientation: int, suffix: str, tmp_path: Path) -
     assert np.array_equal(read_picture(path).pixels, expected * np.uint16(257) if "deep" in suffix else expected)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [struct.pack(">HI4s", 2, 4, b"abc\0"), struct.pack(">HI4s", 7, 1, b"\6\0\0\0"), struct.pack(">HIHH", 3, 1, 9, 0)],
+)
+def test_an_orientation_that_is_none_is_upright(field: bytes, tmp_path: Path) -> None:
+    """A text, bytes, and a number beyond 8."""
+    exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">H", 274) + field + bytes(4)
+    Image.fromarray(PHOTO).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "x.png").pixels, PHOTO)
+    content = cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()
+    (tmp_path / "deep.png").write_bytes(with_chunk(content, b"eXIf", exif))
+    assert np.array_equal(read_picture(tmp_path / "deep.png").pixels, DEEP)
+
+
+def test_an_orientation_that_is_text_in_a_deep_tiff(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", DEEP, photometric="rgb", extratags=[(274, "s", 4, "abc", True)])
+    assert np.array_equal(read_picture(tmp_path / "x.tif").pixels, DEEP)
+
+
 def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
     """Return a PNG with one more chunk behind its header."""
     chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
