@@ -100,6 +100,29 @@ def test_a_broken_image_does_not_stop_the_others(network: SRNetwork, folder: Pat
         single.raise_if_failed()
 
 
+def test_a_name_as_long_as_allowed_is_written(network: SRNetwork, folder: Path, tmp_path: Path) -> None:
+    longest = f"{'长' * 83}ab.png"  # 255 bytes
+    os.rename(folder / "b.png", folder / longest)
+    outcome = run(network, plan(folder, tmp_path / "out").jobs)
+    assert not outcome.failed and longest in names(tmp_path / "out")
+
+
+def test_a_name_that_cannot_be_written_does_not_stop_the_others(
+    network: SRNetwork, folder: Path, tmp_path: Path
+) -> None:
+    """One gets too long by its ending, one is a folder."""
+    os.rename(folder / "b.png", folder / f"{'b' * 252}.im")
+    (tmp_path / "out/a.bmp").mkdir(parents=True)
+    outcome = run(network, plan(folder, tmp_path / "out").jobs)
+    assert [reason for _, reason in outcome.failed] == [
+        f"'{tmp_path}/out/a.bmp' cannot be written: Is a directory; give another path",
+        f"'{tmp_path}/out/{'b' * 252}.png' cannot be written: File name too long; give a shorter name",
+    ]
+    assert names(tmp_path / "out") == ["sub/c.tif", "sub/d.png"]
+    (left,) = plan(folder, tmp_path / "out", skip_existing=True).jobs
+    assert left.source.suffix == ".im"
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), RuntimeError("engine")])
 def test_nothing_half_written_stays(
     stop: BaseException, network: SRNetwork, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
