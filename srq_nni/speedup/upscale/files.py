@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from srq_nni.errors import DataError, OptionError, WriteError, did_you_mean, listing
 from srq_nni.speedup.upscale.network import SRNetwork
@@ -176,11 +176,21 @@ def _folder(source: Path, target: Path, suffix: str | None) -> tuple[list[Job], 
     if target.resolve() == source.resolve():
         raise OptionError(f"'{target}' is the folder the images come from; give another one")
     files = list(_files(source, target.resolve()))
-    images = [file for file in files if file.suffix.lower() in Image.registered_extensions()]
+    endings = _image_endings()
+    images = [file for file in files if file.suffix.lower() in endings]
     if not images:
         raise DataError(f"the folder '{source}' holds no images; give a folder with PNG, JPEG, WebP, TIFF or BMP files")
     jobs = [Job(file, _renamed(target / file.relative_to(source), suffix)) for file in images]
     return jobs, [file for file in files if file not in set(images)]
+
+
+def _image_endings() -> set[str]:
+    """Return the endings of what Pillow decodes; it also knows formats that it only writes, recognises or passes on."""
+    endings = Image.registered_extensions()  # loads what is in Image.OPEN
+    classes = {kind: opener for kind, (opener, _) in Image.OPEN.items() if isinstance(opener, type)}
+    stubs = {kind for kind, opener in classes.items() if issubclass(opener, ImageFile.StubImageFile)}
+    decoded = Image.OPEN.keys() - stubs - {"MPEG"} | {"MPO"}  # no films; the opener of JPEG opens MPO, too
+    return {ending for ending, kind in endings.items() if kind in decoded}
 
 
 def _files(folder: Path, without: Path) -> Iterator[Path]:

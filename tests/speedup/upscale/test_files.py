@@ -72,6 +72,26 @@ def test_skip_existing(network: SRNetwork, folder: Path, tmp_path: Path) -> None
     assert [path.name for path in todo.skipped] == ["notes.txt", "a.bmp", "b.png", "c.tif"]
 
 
+def test_what_pillow_knows_and_does_not_decode_is_no_image(folder: Path, tmp_path: Path) -> None:
+    for name in ("manual.pdf", "data.h5", "data.hdf", "data.grib", "data.bufr", "film.mpg", "film.mpeg", "x.palm"):
+        (folder / name).touch()
+    for name in ("e.jpg", "f.jpeg", "g.webp", "h.tiff", "i.ppm", "j.mpo", "k.JP2", "l.tga", "m.ico"):
+        (folder / name).touch()
+    todo = plan(folder, tmp_path / "out")
+    assert "".join(job.source.stem for job in todo.jobs) == "abefghijklmcd"
+    assert {path.suffix for path in todo.skipped} == {
+        ".pdf",
+        ".h5",
+        ".hdf",
+        ".grib",
+        ".bufr",
+        ".mpg",
+        ".mpeg",
+        ".palm",
+        ".txt",
+    }
+
+
 def test_one_image(network: SRNetwork, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for target, expected in ((tmp_path / "new/x.tif", "new/x.tif"), (tmp_path / "there", "there/b.png")):
