@@ -154,6 +154,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _encode(picture: Picture, kind: str, file: BinaryIO, path: Path) -> None:
+    picture = _with_colours(picture, kind)
     if picture.pixels.dtype == np.uint16:
         file.write(_png_16(picture, path)) if kind == "PNG" else _write_tiff_16(picture, file)
         return
@@ -173,14 +174,20 @@ def _channels(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _deep_channels(picture: Picture) -> np.ndarray:
-    """Return what ``_channels`` does, but red, green and blue wherever there is alpha: few programs read the rest."""
-    pixels = picture.pixels
-    return _channels(pixels if picture.alpha is None or pixels.shape[2] == 3 else pixels.repeat(3, 2), picture.alpha)
+def _with_colours(picture: Picture, kind: str) -> Picture:
+    """Return ``picture`` as RGB if its file has no grey: WebP, or 16 bits with alpha, which few programs read as grey.
+
+    A colour profile of grey is not allowed there and left out.
+    """
+    deep_alpha = picture.pixels.dtype == np.uint16 and picture.alpha is not None
+    if picture.pixels.shape[2] == 3 or not (deep_alpha or kind == "WEBP"):
+        return picture
+    is_of_grey = picture.profile is not None and picture.profile[16:20] == b"GRAY"  # colour space in its header
+    return Picture(picture.pixels.repeat(3, 2), picture.alpha, None if is_of_grey else picture.profile)
 
 
 def _write_tiff_16(picture: Picture, file: Any) -> None:
-    pixels = _deep_channels(picture)
+    pixels = _channels(picture.pixels, picture.alpha)
     tifffile.imwrite(
         file,
         pixels,
@@ -194,7 +201,7 @@ def _write_tiff_16(picture: Picture, file: Any) -> None:
 
 
 def _png_16(picture: Picture, path: Path) -> bytes:
-    pixels = _deep_channels(picture)
+    pixels = _channels(picture.pixels, picture.alpha)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     if picture.profile is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ def test_depth_alpha_and_profile_survive(
     assert (read.alpha is not None) == with_alpha
     assert written.alpha is None or np.array_equal(read.alpha, written.alpha)
     assert read.profile == PROFILE
+
+
+@pytest.mark.parametrize(
+    ("picture", "name", "kept"),
+    [
+        (Picture(DEEP[..., :1], DEEP[..., 1]), "x.png", False),
+        (Picture(DEEP[..., :1], DEEP[..., 1]), "x.tif", False),
+        (Picture(PHOTO[..., :1]), "x.webp", False),
+        (Picture(DEEP[..., :1]), "x.tif", True),
+        (Picture(PHOTO[..., :1], PHOTO[..., 1]), "x.png", True),
+    ],
+    ids=["16 bits, alpha, png", "16 bits, alpha, tif", "webp", "16 bits", "8 bits, alpha"],
+)
+def test_a_profile_of_grey_stays_with_grey(picture: Picture, name: str, kept: bool, tmp_path: Path) -> None:
+    profile = bytearray(PROFILE)
+    profile[16:20] = b"GRAY"
+    write_picture(replace(picture, profile=bytes(profile)), tmp_path / name)
+    read = read_picture(tmp_path / name)
+    assert read.pixels.shape[2] == (1 if kept else 3)
+    assert read.profile == (bytes(profile) if kept else None)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
