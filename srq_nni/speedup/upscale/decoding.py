@@ -59,7 +59,7 @@ def read_layout(path: Path, image: ImageFile.ImageFile) -> Layout:
     channels = {"RGB": 3, "RGBA": 4}.get(image.mode, 1)
     if image.format == "TIFF":
         return _layout_of_tiff(path, image.tag_v2, channels)  # type: ignore[attr-defined]
-    arguments = image.tile[0].args if image.tile else ()
+    arguments = image.tile[0][3] if image.tile else ()  # a plain tuple in Pillow 10
     parts = arguments if isinstance(arguments, tuple) else (arguments,)
     if image.format == "PPM":
         white = parts[1] if len(parts) == 2 and isinstance(parts[1], int) else WHITE if image.mode == "I" else 255
