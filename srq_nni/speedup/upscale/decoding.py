@@ -58,7 +58,7 @@ def read_layout(path: Path, image: ImageFile.ImageFile) -> Layout:
         )
     channels = {"RGB": 3, "RGBA": 4}.get(image.mode, 1)
     if image.format == "TIFF":
-        return _layout_of_tiff(path, image.tag_v2, channels)  # type: ignore[attr-defined]
+        return _layout_of_tiff(path, image.tag_v2, image.mode, channels)  # type: ignore[attr-defined]
     arguments = image.tile[0][3] if image.tile else ()  # a plain tuple in Pillow 10
     parts = arguments if isinstance(arguments, tuple) else (arguments,)
     if image.format == "PPM":
@@ -104,17 +104,22 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _layout_of_tiff(path: Path, tags: ImageFileDirectory_v2, channels: int) -> Layout:
+def _layout_of_tiff(path: Path, tags: ImageFileDirectory_v2, mode: str, channels: int) -> Layout:
     bits = set(tags.get(ExifTags.Base.BitsPerSample, (1,)))
     if len(bits) > 1 or not bits <= {1, 2, 4, 8, 16}:
         named = " and ".join(str(count) for count in sorted(bits))
         raise DataError(f"'{path}' has {named} bits a channel; convert it to 8 or 16 bits")
     if set(tags.get(ExifTags.Base.SampleFormat, (1,))) != {1}:
         raise DataError(f"'{path}' has signed pixels; convert it to unsigned ones of 8 or 16 bits")
+    separate = tags.get(ExifTags.Base.PlanarConfiguration) == 2
+    if separate and mode == "LA":  # Pillow takes the alpha from the wrong plane
+        raise DataError(
+            f"'{path}' has grey and alpha in separate planes; convert it to a PNG, or a TIFF without planes"
+        )
     return Layout(
         bits == {16},
         channels,
-        separate=channels > 1 and tags.get(ExifTags.Base.PlanarConfiguration) == 2,
+        separate=separate and channels > 1 and bits == {16},
         inverted=tags.get(ExifTags.Base.PhotometricInterpretation) == 0,
         premultiplied=channels == 4 and tags.get(ExifTags.Base.ExtraSamples, ())[:1] == (1,),
     )

@@ -129,6 +129,10 @@ def unreadable(kind: str, path: Path) -> None:
         tifffile.imwrite(path, LEVELS.astype(np.int8), photometric="minisblack")
     elif kind == "jpeg 2000":
         Image.fromarray(LEVELS.repeat(3, 0)).save(path, "JPEG2000")
+    elif kind == "planes":
+        grey_alpha = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+        options = {"planarconfig": "separate", "extrasamples": ["unassalpha"], "compression": "zlib"}
+        tifffile.imwrite(path, grey_alpha, photometric="minisblack", **options)
     elif kind == "cut planes":
         tifffile.imwrite(path, RGB.repeat(50, 0).transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
         path.write_bytes(path.read_bytes()[:-9])
@@ -139,6 +143,7 @@ def unreadable(kind: str, path: Path) -> None:
     [
         ("12 bits", "has 12 bits a channel; convert it to 8 or 16 bits"),
         ("signed", "has signed pixels; convert it to unsigned ones of 8 or 16 bits"),
+        ("planes", "has grey and alpha in separate planes; convert it to a PNG, or a TIFF without planes"),
         ("jpeg 2000", "is a JPEG2000 image of 16 bits; convert it to a PNG or TIFF of 16 bits"),
         ("cut planes", "has its channels in separate planes that tifffile does not decode (failed to read 600 bytes"),
     ],
