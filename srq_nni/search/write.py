@@ -9,38 +9,13 @@ from typing import Any
 
 import yaml
 
-from srq_nni.archs.quantized_arch import build_float
 from srq_nni.atomic import atomic_file
-from srq_nni.compression.blocks import expose_sites
-from srq_nni.compression.options import options_from
-from srq_nni.compression.sites import Site, quantization_sites
-from srq_nni.errors import OptionError
-from srq_nni.quantization.methods import get_method
+from srq_nni.search.block import quantization_block
 from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
 FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
-DROPPED = ("bits", "wiring", "head", "tail", "skip", "config_list", "calibration", "percentile", "limit_levels")
-DROPPED_WITH_ENTRIES = ("gate_statistics", "gate_gradient")  # stand in the entries
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
-
-
-def quantization_block(result: SearchResult) -> dict[str, Any]:
-    """Return the ``quantization`` block with the bits that were found, as a config_list.
-
-    Raises:
-        OptionError: if the block does not mean what was found, which would be a defect of this function.
-    """
-    problem = result.problem
-    kept = {
-        key: value for key, value in problem.quantization_block.items() if key not in DROPPED + DROPPED_WITH_ENTRIES
-    }
-    block: dict[str, Any] = {**kept, "quantizer": problem.options.quantizer}
-    if result.gates:
-        block["dynamic_ratio"] = 0  # for all entries that do not say otherwise
-    block["config_list"] = [_entry(result, module, sites) for module, sites in _by_module(result).items()]
-    _check(block, result)
-    return block
 
 
 def write_result(
@@ -60,7 +35,7 @@ def write_result(
     """
     from srq_nni.search.plot import pareto_plot
 
-    block = quantization_block(result)
+    block = quantization_block(result.problem, result.best.assignment, result.gates)
     text = _block_text(block, result, command)
     contents = (
         text.encode(),
@@ -128,43 +103,6 @@ def _point_row(name: str, point: Point) -> tuple[str, ...]:
 def _point_data(point: Point) -> dict[str, Any]:
     totals = {"file_bytes": point.summary.file_bytes, "size": point.summary.size, "bops": point.summary.bops}
     return {"bits": point.assignment, "psnr": point.psnr, "loss": point.loss, **totals}
-
-
-def _by_module(result: SearchResult) -> dict[str, list[tuple[Site, int]]]:
-    """Return module -> its sites with their bits, in the order of the network."""
-    bits = result.problem.sites(result.best.assignment)
-    found: dict[str, list[tuple[Site, int]]] = {}
-    for site in result.problem.measurer.bank.sites:
-        found.setdefault(site.module, []).append((site, bits[site.module, site.target]))
-    return found
-
-
-def _entry(result: SearchResult, module: str, sites: list[tuple[Site, int]]) -> dict[str, Any]:
-    """Return the entry of one module; settings stand once if its targets agree on them, below each target otherwise."""
-    problem = result.problem
-    settings: dict[str, dict[str, Any]] = {}
-    for site, bits in sites:
-        gate = {"dynamic_ratio": 1} if (site.module, site.target) in result.gates else {}
-        options = problem.measurer.bank.options(site, bits)
-        settings[site.target] = {"quant_dtype": f"int{bits}", **options, **gate}
-    shared = {key: value for setting in settings.values() for key, value in setting.items()}
-    agree = all(shared[key] == value for setting in settings.values() for key, value in setting.items())
-    defaults = get_method(problem.options.quantizer).activation_options
-    told = {key: value for key, value in shared.items() if defaults.get(key) != value}
-    entry: dict[str, Any] = {"op_names": [module], "target_names": sorted(settings)}
-    if agree:
-        return {**entry, **told}
-    return {**entry, "quant_dtype": shared["quant_dtype"], "target_settings": settings}
-
-
-def _check(block: dict[str, Any], result: SearchResult) -> None:
-    options = options_from(block)
-    model = build_float(result.problem.network_block)
-    expose_sites(model)
-    sites = quantization_sites(model, block["config_list"], options.quantizer)
-    found = {(site.module, site.target): site.bits for site in sites}
-    if found != result.problem.sites(result.best.assignment):
-        raise OptionError("the config_list that was made does not give the bits that were found; please report this")
 
 
 def _block_text(block: dict[str, Any], result: SearchResult, command: str) -> str:

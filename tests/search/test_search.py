@@ -21,8 +21,9 @@ from srq_nni.models.options import read_options
 from srq_nni.models.preflight import check_options
 from srq_nni.quantization.layers import calibrate
 from srq_nni.search import Budget, SearchResult, search_bits
+from srq_nni.search.block import quantization_block
 from srq_nni.search.setup import Problem, problem_from
-from srq_nni.search.write import as_data, quantization_block, table, write_result
+from srq_nni.search.write import as_data, table, write_result
 from srq_nni.summary import summarize_network
 from tests.search.conftest import NETWORK, WEIGHTS, WIDTHS, options_for
 
@@ -43,6 +44,10 @@ def psnr_of(block: dict[str, Any] | None, problem: Problem) -> float:
     return float(np.mean(values))
 
 
+def block_of(result: SearchResult) -> dict[str, Any]:
+    return quantization_block(result.problem, result.best.assignment, result.gates)
+
+
 def same_bits(result: SearchResult) -> SearchResult:
     """Return the result as if 5 bits everywhere had been chosen."""
     return replace(result, best=result.uniform[5])
@@ -50,7 +55,7 @@ def same_bits(result: SearchResult) -> SearchResult:
 
 def test_the_limit_holds_by_an_independent_measurement(problem: Problem, within_loss: SearchResult) -> None:
     """The block that is written, through the door that training takes, with BasicSR's own metric."""
-    loss = psnr_of(None, problem) - psnr_of(quantization_block(within_loss), problem)
+    loss = psnr_of(None, problem) - psnr_of(block_of(within_loss), problem)
     assert loss == pytest.approx(within_loss.best.loss, abs=2e-3)
     assert loss <= 0.15
     assert within_loss.float_psnr == pytest.approx(psnr_of(None, problem), abs=2e-3)
@@ -66,12 +71,12 @@ def test_it_loses_less_than_equal_bits_of_the_same_size(problem: Problem, within
     same = within_size.uniform[5]
     assert within_size.best.summary.file_bytes <= same.summary.file_bytes
     assert within_size.best.loss < same.loss - 0.005
-    independent = psnr_of(quantization_block(same_bits(within_size)), problem)
-    assert psnr_of(quantization_block(within_size), problem) > independent + 0.005
+    independent = psnr_of(block_of(same_bits(within_size)), problem)
+    assert psnr_of(block_of(within_size), problem) > independent + 0.005
 
 
 def test_costs_are_those_of_the_summary_of_the_network(problem: Problem, within_size: SearchResult) -> None:
-    network = QuantizedNetwork(NETWORK, quantization_block(within_size))
+    network = QuantizedNetwork(NETWORK, block_of(within_size))
     summary = summarize_network(network, engines=())
     assert summary.bops == within_size.best.summary.bops
     assert summary.file_bytes == within_size.best.summary.file_bytes
@@ -137,7 +142,7 @@ def test_ddtb_gets_gates_where_activations_move_most(crops: Path) -> None:
     assert min(intensities[key] for key in result.gates) >= max(
         value for key, value in intensities.items() if key not in result.gates
     )
-    block = quantization_block(result)
+    block = block_of(result)
     gated = [entry["op_names"][0] for entry in block["config_list"] if "dynamic_ratio" in str(entry)]
     assert block["dynamic_ratio"] == 0 and sorted(gated) == sorted(module for module, _ in result.gates)
     assert summarize_network(QuantizedNetwork(NETWORK, block), engines=()).file_bytes == result.best.summary.file_bytes
