@@ -18,14 +18,19 @@ from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
 
-# Ways to start bounds, of which the one with the least squared error is taken, unless the user names one.
+# Ways to start, of which the one with the least squared error is taken, unless the user names one: the method's default
+# first, which wins a tie. A step that is not trained (weight_range: mse) starts as the default and is left out.
+PERCENTILES = (99.0, 99.9, 100.0)
 ACTIVATION_STARTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "pams": ({"calibration": "max"}, {"calibration": "mse"}),
-    "ddtb": ({"percentile": 99.0}, {"percentile": 99.9}, {"percentile": 100.0}),
+    "pams": ({"calibration": "mse"}, {"calibration": "max"}),
+    "ddtb": ({"calibration": "mse"}, *({"calibration": "percentile", "percentile": each} for each in PERCENTILES)),
 }
 WEIGHT_STARTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "pams": ({},),
-    "ddtb": ({"percentile": 99.0}, {"percentile": 99.9}, {"percentile": 100.0}),
+    "pams": ({"weight_range": "learned"},),  # a maximum may start better at 8 bits alone, where weights lose least
+    "ddtb": (
+        {"weight_range": "learned"},
+        *({"weight_range": "percentile", "percentile": each} for each in PERCENTILES),
+    ),
 }
 Key = tuple[str, str]  # module and target of a site
 
