@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from srq_nni.compression.blocks import follow_released_order
 from srq_nni.compression.sites import Site
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
@@ -74,6 +75,12 @@ class Slot(ActivationQuantizer):
         """Return nothing: a slot trains no bound."""
         return []
 
+    @property
+    def released_order(self) -> bool:
+        """Whether a candidate rounds in the order of operations of the released code."""
+        quantizers = (candidate.quantizer for candidate in self._all())
+        return any(isinstance(each, ActivationQuantizer) and each.released_order for each in quantizers)
+
     def finish(self) -> None:
         """Start all bounds from what was observed."""
         for candidate in self._all():
@@ -99,13 +106,18 @@ class Bank:
         sites: where quantizers may sit.
         method: ``pams`` or ``ddtb``.
         widths: bits that may be asked for.
-        fixed_starts: keep the sites' own options, since the user gave them.
+        settled: sites that start as their own options say, since the user gave these.
     """
 
     def __init__(
-        self, network: nn.Module, sites: Sequence[Site], method: str, widths: Sequence[int], *, fixed_starts: bool
+        self,
+        network: nn.Module,
+        sites: Sequence[Site],
+        method: str,
+        widths: Sequence[int],
+        settled: Collection[Key] = (),
     ) -> None:
-        self.network, self.method = network, method
+        self.network, self.method, self.settled = network, method, frozenset(settled)
         self.sites = [replace(site, options=_without_gates(site.options)) for site in sites]
         own: tuple[dict[str, Any], ...] = ({},)
         self._slots: dict[Key, Slot] = {}
@@ -114,14 +126,15 @@ class Bank:
             each = sorted({*widths, site.bits})
             key = (site.module, site.target)
             if site.target == WEIGHT:
-                starts = own if fixed_starts else WEIGHT_STARTS[method]
+                starts = own if key in self.settled else WEIGHT_STARTS[method]
                 weight = network.get_submodule(site.module).get_parameter("weight").detach()
                 self._weights[key] = {bits: _best_weight(weight, site, method, bits, starts) for bits in each}
                 attach_quantizer(network, site.module, WEIGHT, _Passing())
             else:
-                slot = Slot(site, method, each, own if fixed_starts else ACTIVATION_STARTS[method])
+                slot = Slot(site, method, each, own if key in self.settled else ACTIVATION_STARTS[method])
                 attach_quantizer(network, site.module, site.target, slot)
                 self._slots[key] = slot
+        follow_released_order(network)
 
     @torch.no_grad()
     def calibrate(self, batches: Sequence[torch.Tensor]) -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.compression.blocks import expose_sites
-from srq_nni.compression.options import QuantizationOptions, options_from
+from srq_nni.compression.options import BESIDE_CONFIG_LIST, QuantizationOptions, options_from
 from srq_nni.compression.profiles import range_key, resolve
 from srq_nni.compression.sites import Site, quantization_sites
 from srq_nni.errors import OptionError
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
 from srq_nni.search.bank import Key
-from srq_nni.search.setup import Problem
 from srq_nni.search.units import Assignment
 
-DROPPED = ("bits", "wiring", "head", "tail", "skip", "config_list", "calibration", "percentile", "limit_levels")
-DROPPED_WITH_ENTRIES = ("gate_statistics", "gate_gradient")  # stand in the entries
+if TYPE_CHECKING:
+    from srq_nni.search.setup import Problem
+
+REPLACED = (*BESIDE_CONFIG_LIST, "config_list")  # what the entries say instead
 READ_A_PERCENTILE = ("percentile", "official")  # ways to find a grid
 
 
@@ -33,9 +34,7 @@ def quantization_block(problem: Problem, assignment: Assignment, gates: Sequence
     Raises:
         OptionError: if the block does not mean what was measured, which would be a defect of this function.
     """
-    kept = {
-        key: value for key, value in problem.quantization_block.items() if key not in DROPPED + DROPPED_WITH_ENTRIES
-    }
+    kept = {key: value for key, value in problem.quantization_block.items() if key not in REPLACED}
     block: dict[str, Any] = {**kept, "quantizer": problem.options.quantizer}
     if gates:
         block["dynamic_ratio"] = 0  # for all entries that do not say otherwise

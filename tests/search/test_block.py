@@ -100,3 +100,17 @@ def test_a_block_that_means_something_else_is_not_written(ddtb: Problem, monkeyp
     with pytest.raises(OptionError) as error:
         block_with(ddtb, {"percentile": 99.0}, {}, monkeypatch)
     assert str(error.value) == "the config_list that was made does not mean what was measured; please report this"
+
+
+def test_a_draft_of_the_block_is_checked_before_anything_is_measured(
+    crops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key of the block that the entries do not replace was refused after all measurements."""
+    options = options_for(crops)
+    options["quantization"]["weight_range"] = "mse"
+    monkeypatch.setattr(block_module, "REPLACED", ("bits", "config_list"))
+    with pytest.raises(OptionError) as error:
+        problem_from(options, widths=(8, 4), count=1, size=16)
+    assert str(error.value) == (
+        "quantization: weight_range: it has no effect beside config_list; give it in target_settings there"
+    )

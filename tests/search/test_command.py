@@ -45,6 +45,24 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("datasets:train:dataroot_lq", "nowhere", "datasets: train: its images cannot be read ("),
     ("datasets:train:type", "SingleImageDataset", "datasets: train: type 'SingleImageDataset' has no pairs; give a"),
     ("scale", "two", "scale: 'two' is not allowed; give the whole number that network_g enlarges by"),
+    (
+        "quantization",
+        {"quantizer": "pams", "bits": 4, "profile": "official"},
+        "quantization: student: random trains other weights than the float ones that a search measures; give "
+        "student: float beside profile: official",
+    ),
+    (
+        "quantization",
+        {"quantizer": "ddtb", "bits": 4, "profile": "official"},
+        "quantization: calibration: official leaves the bounds of ddtb at +-10 until training, so losses before it say "
+        "nothing about bits; give calibration: mse or percentile beside profile: official",
+    ),
+    (
+        "quantization",
+        {"quantizer": "pams", "bits": 4, "student": "random"},
+        "quantization: student: random trains other weights than the float ones that a search measures; give "
+        "student: float",
+    ),
     ("network_g:type", "EDRS", "did you mean 'EDSR'?"),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,9 +75,8 @@ def test_no_start_has_a_smaller_error_than_the_one_taken(problem: Problem) -> No
     assert str(bank.options(Site(module, "_input_0", 4), 4)) == min(errors, key=lambda start: errors[start])
 
 
-@pytest.mark.parametrize("bits", [4, 2])
-def test_the_written_network_computes_what_was_measured(problem: Problem, bits: int) -> None:
-    """Through the door that training takes, calibrated on the same images: the same output, bit for bit."""
+def check_written_network(problem: Problem, bits: int) -> None:
+    """Check, through the door that training takes and calibrated on the same images, that outputs are equal."""
     assignment = {unit.name: bits for unit in problem.units}
     network = QuantizedNetwork(NETWORK, quantization_block(problem, assignment))
     checkpoint.load_weights(network, WEIGHTS)
@@ -84,3 +84,70 @@ def test_the_written_network_computes_what_was_measured(problem: Problem, bits: 
     with problem.measurer.bank.using(problem.sites(assignment)) as measured, torch.no_grad():
         for pair in problem.images.pairs:
             torch.testing.assert_close(network(pair.low), measured(pair.low), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_the_written_network_computes_what_was_measured(problem: Problem, bits: int) -> None:
+    check_written_network(problem, bits)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"quantizer": "pams", "bits": 4, "profile": "official", "student": "float"},
+        {"quantizer": "ddtb", "bits": 4, "profile": "official", "calibration": "percentile"},
+    ],
+)
+def test_what_repeats_the_released_code_is_measured_in_its_order(crops: Path, block: dict[str, Any]) -> None:
+    problem = problem_from(options_for(crops) | {"quantization": block}, widths=(8, 4), count=1, size=16)
+    problem.measurer.prepare()
+    check_written_network(problem, 4)
+
+
+def quantizers_of(block: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return every quantizer that training inserts, with the settings it has."""
+    method = get_method(block["quantizer"])
+    found = {}
+    for name, module in QuantizedNetwork(NETWORK, block).named_modules():
+        if name.endswith("_quantizer"):
+            names = method.weight_options if name.endswith("weight_quantizer") else method.activation_options
+            found[name] = {"bits": module.bits} | {key: getattr(module, key) for key in names}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "settings", "settled"),
+    [
+        ("pams", {}, ""),
+        ("pams", {"weight_range": "mse"}, "weight"),
+        ("pams", {"weight_range": "max", "calibration": "max"}, "weight _input_0"),
+        ("pams", {"calibration": "mse"}, "_input_0"),
+        ("pams", {"profile": "official", "student": "float", "wiring": "paper"}, "weight _input_0"),
+        ("ddtb", {"weight_range": "mse", "static_iters": 3}, "weight"),
+        ("ddtb", {"weight_range": "percentile"}, "weight"),
+        ("ddtb", {"percentile": 99.5}, "weight _input_0"),
+        ("ddtb", {"calibration": "percentile"}, "_input_0"),
+        ("ddtb", {"calibration": "mse", "percentile": 99.5}, "weight _input_0"),
+        ("ddtb", {"limit_levels": False, "gate_statistics": "official", "gate_gradient": "official"}, ""),
+        ("ddtb", {"profile": "official", "calibration": "mse", "wiring": "paper"}, "weight _input_0"),
+    ],
+)
+def test_what_the_user_wrote_is_kept(crops: Path, quantizer: str, settings: dict[str, Any], settled: str) -> None:
+    """A start that the file names is the only candidate of its tensors; all else of the block is as it was."""
+    block = {"quantizer": quantizer, "bits": 4, **settings}
+    problem = problem_from(options_for(crops) | {"quantization": block}, widths=(8, 4), count=1, size=16)
+    written = quantization_block(problem, {unit.name: 4 for unit in problem.units})
+    assert quantizers_of(written) == quantizers_of(block)
+    sites = {(site.module, site.target) for site in problem.measurer.bank.sites if site.target in settled.split()}
+    assert problem.measurer.bank.settled == sites
+
+
+def test_an_entry_settles_its_own_site_alone(crops: Path) -> None:
+    entries: list[dict[str, Any]] = [
+        {"op_names": ["body.0.conv1"], "quant_dtype": "int4", "weight_range": "mse"},
+        {"op_names": ["body.1.conv1"], "target_settings": {"_input_0": {"quant_dtype": "int4", "percentile": 99.5}}},
+        {"op_names": ["body.1.conv2"], "quant_dtype": "int4"},
+    ]
+    block = {"quantizer": "ddtb", "config_list": entries, "dynamic_ratio": 0}
+    problem = problem_from(options_for(crops) | {"quantization": block}, widths=(8, 4), count=1, size=16)
+    assert problem.measurer.bank.settled == {("body.0.conv1", WEIGHT), ("body.1.conv1", "_input_0")}
