@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srq_nni import checkpoint
+from srq_nni.archs.aliases_arch import ALIASES, is_alias
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.config import sites_config_list
@@ -36,7 +37,8 @@ class Problem:
     """What a search works on.
 
     Attributes:
-        network_block, quantization_block: of the option file.
+        network_block, quantization_block: of the option file; those of a ``QuantSRModel`` for a network such as
+            ``PAMS_EDSR``.
         options: the second, checked.
         widths: bits to choose from, the most first.
         units: what gets bits.
@@ -94,6 +96,7 @@ def problem_from(
         SRQError: if the options, the weights or the images are missing or wrong, or losses before training say nothing
             about what the options train.
     """
+    _check_said_once(opt)
     network_block, block = network_blocks(opt)
     if block is None:
         raise OptionError(
@@ -138,6 +141,15 @@ def problem_from(
     )
     quantization_block(problem, {unit.name: widths[0] for unit in units})  # a draft: what is wrong shows now, not last
     return problem
+
+
+def _check_said_once(opt: Mapping[str, Any]) -> None:
+    network = opt.get("network_g")
+    if "quantization" in opt and isinstance(network, Mapping) and is_alias(network):
+        raise OptionError(
+            f"quantization: network_g: type {network['type']} says already what is quantized; delete the block, or "
+            f"give type: {ALIASES[network['type']][1]}"
+        )
 
 
 def _settled(block: Mapping[str, Any], options: QuantizationOptions, sites: Sequence[Site]) -> set[Key]:

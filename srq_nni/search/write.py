@@ -9,12 +9,15 @@ from typing import Any
 
 import yaml
 
+from srq_nni.archs.aliases_arch import is_alias
 from srq_nni.atomic import atomic_file
+from srq_nni.models.base import DEFAULT_BASE
 from srq_nni.search.block import quantization_block
 from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
 FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
+QUANTIZED = "QuantSRModel"  # the model that trains a quantization block
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -26,7 +29,7 @@ def write_result(
     Args:
         result: of the search.
         folder: which exists.
-        option_text: of the option file; its comments stay, only the block is replaced.
+        option_text: of the option file; its comments stay where only the block is replaced.
         options: that file and its overrides, read.
         command: for the comment at the top.
 
@@ -39,7 +42,7 @@ def write_result(
     text = _block_text(block, result, command)
     contents = (
         text.encode(),
-        _option_file(option_text, text, {**options, "quantization": block}).encode(),
+        _option_file(option_text, text, _training_options(options, result.problem.network_block, block)).encode(),
         (json.dumps(as_data(result), indent=1) + "\n").encode(),
         pareto_plot(result),
     )
@@ -132,6 +135,15 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _training_options(opt: dict[str, Any], network: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the block and a model that trains it, which a stock model of BasicSR does not."""
+    name = opt.get("model_type")
+    if name != DEFAULT_BASE and not is_alias(opt["network_g"]):
+        return {**opt, "quantization": block}
+    extended = {} if name in (None, DEFAULT_BASE, QUANTIZED) else {"base_model": name}
+    return {**opt, "model_type": QUANTIZED, **extended, "network_g": network, "quantization": block}
+
+
 def _option_file(text: str, block: str, wanted: dict[str, Any]) -> str:
     """Return the option file with its block replaced; one that cannot be replaced in place is written anew."""
     from srq_nni.models.options import OptionLoader
@@ -144,4 +156,4 @@ def _option_file(text: str, block: str, wanted: dict[str, Any]) -> str:
         except yaml.YAMLError:
             pass
     others = {key: value for key, value in wanted.items() if key != "quantization"}
-    return block + yaml.safe_dump(others, sort_keys=False)
+    return f"{block}\n{yaml.safe_dump(others, sort_keys=False)}"

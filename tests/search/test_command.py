@@ -63,6 +63,11 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
         "quantization: student: random trains other weights than the float ones that a search measures; give "
         "student: float",
     ),
+    (
+        "network_g:type",
+        "PAMS_EDSR",
+        "quantization: network_g: type PAMS_EDSR says already what is quantized; delete the block, or give type: EDSR",
+    ),
     ("network_g:type", "EDRS", "did you mean 'EDSR'?"),
 ]
 
