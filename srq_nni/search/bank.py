@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from srq_nni.compression.blocks import follow_released_order
+from srq_nni.compression.phases import gate_groups
 from srq_nni.compression.sites import Site
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
-from srq_nni.quantization.calibration import subsample
+from srq_nni.quantization.calibration import choose_dynamic_layers, subsample
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
@@ -50,11 +51,13 @@ class Slot(ActivationQuantizer):
 
     def __init__(self, site: Site, method: str, widths: Sequence[int], starts: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(max(widths))
-        make = get_method(method).activation
+        make, own = get_method(method).activation, _without_gates(site.options)
         self.candidates = {
-            bits: [_Candidate(make(bits, **{**site.options, **start}), {**site.options, **start}) for start in starts]
-            for bits in widths
+            bits: [_Candidate(make(bits, **{**own, **start}), {**own, **start}) for start in starts] for bits in widths
         }
+        for candidate in self._all():
+            if isinstance(candidate.quantizer, DDTBActivation):
+                candidate.quantizer.gate_share = site.options.get("dynamic_ratio")
         self.work: Literal["pass", "observe", "compare", "quantize"] = "pass"
         self.current: nn.Module | None = None
 
@@ -87,12 +90,6 @@ class Slot(ActivationQuantizer):
             assert isinstance(candidate.quantizer, ActivationQuantizer)
             candidate.quantizer.eval().set_bounds_from_statistics()
 
-    @property
-    def intensity(self) -> float:
-        """DDTB's dynamic intensity of what was observed, 0 for other methods."""
-        first = next(self._all()).quantizer
-        return first.intensity.intensity if isinstance(first, DDTBActivation) else 0.0
-
     def _all(self) -> Iterator[_Candidate]:
         for candidates in self.candidates.values():
             yield from candidates
@@ -122,7 +119,7 @@ class Bank:
         own: tuple[dict[str, Any], ...] = ({},)
         self._slots: dict[Key, Slot] = {}
         self._weights: dict[Key, dict[int, _Candidate]] = {}
-        for site in self.sites:
+        for given, site in zip(sites, self.sites, strict=True):
             each = sorted({*widths, site.bits})
             key = (site.module, site.target)
             if site.target == WEIGHT:
@@ -131,7 +128,7 @@ class Bank:
                 self._weights[key] = {bits: _best_weight(weight, site, method, bits, starts) for bits in each}
                 attach_quantizer(network, site.module, WEIGHT, _Passing())
             else:
-                slot = Slot(site, method, each, own if key in self.settled else ACTIVATION_STARTS[method])
+                slot = Slot(given, method, each, own if key in self.settled else ACTIVATION_STARTS[method])
                 attach_quantizer(network, site.module, site.target, slot)
                 self._slots[key] = slot
         follow_released_order(network)
@@ -174,9 +171,19 @@ class Bank:
         """Return the options with which a site starts best at ``bits``."""
         return dict(self._chosen((site.module, site.target), bits).options)
 
-    def intensities(self) -> dict[Key, float]:
-        """Return DDTB's dynamic intensity of each activation."""
-        return {key: slot.intensity for key, slot in self._slots.items()}
+    def gates(self, widths: Mapping[Key, int], ratio: float) -> tuple[Key, ...]:
+        """Return the activations to which DDTB's training would give a gate at these bits; none for other methods.
+
+        Args:
+            widths: bits of every site.
+            ratio: share of those that name no ``dynamic_ratio`` of their own.
+        """
+        keys = list(self._slots)
+        network = nn.ModuleList(self._chosen(key, widths[key]).quantizer for key in keys)
+        names = []
+        for share, quantizers in gate_groups(network, ratio).items():
+            names += choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, share)
+        return tuple(keys[int(name)] for name in names)
 
     def _chosen(self, key: Key, bits: int) -> _Candidate:
         if key in self._weights:

@@ -36,7 +36,7 @@ def quantization_block(problem: Problem, assignment: Assignment, gates: Sequence
     """
     kept = {key: value for key, value in problem.quantization_block.items() if key not in REPLACED}
     block: dict[str, Any] = {**kept, "quantizer": problem.options.quantizer}
-    if gates:
+    if problem.options.quantizer == "ddtb":
         block["dynamic_ratio"] = 0  # for all entries that do not say otherwise
     measured = _measured(problem, assignment, gates)
     left_out = _left_out(problem.options)

@@ -46,7 +46,7 @@ class Problem:
         images: measured on.
         summary: of the network with the options' own bits.
         measurer: of its assignments.
-        gate_ratio: share of DDTB's activations that get a gate; 0 without gates.
+        gate_ratio: share of DDTB's activations that get a gate, of those that name none themselves; 0 without gates.
     """
 
     network_block: dict[str, Any]

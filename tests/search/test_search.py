@@ -19,7 +19,7 @@ from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.errors import OptionError
 from srq_nni.models.options import read_options
 from srq_nni.models.preflight import check_options
-from srq_nni.quantization.layers import calibrate
+from srq_nni.quantization.layers import activation_quantizers, calibrate
 from srq_nni.search import Budget, SearchResult, search_bits
 from srq_nni.search.block import quantization_block
 from srq_nni.search.setup import Problem, problem_from
@@ -46,6 +46,15 @@ def psnr_of(block: dict[str, Any] | None, problem: Problem) -> float:
 
 def block_of(result: SearchResult) -> dict[str, Any]:
     return quantization_block(result.problem, result.best.assignment, result.gates)
+
+
+def intensities_in(block: dict[str, Any], problem: Problem) -> dict[tuple[str, str], float]:
+    """Return the dynamic intensity of each input of a network built from a block, on the search's images."""
+    network = QuantizedNetwork(NETWORK, block)
+    checkpoint.load_weights(network, WEIGHTS)
+    calibrate(network, [pair.low for pair in problem.images.pairs])
+    found = activation_quantizers(network)
+    return {(name.removesuffix(".input_quantizer"), "_input_0"): q.intensity.intensity for name, q in found}
 
 
 def same_bits(result: SearchResult) -> SearchResult:
@@ -137,15 +146,30 @@ def test_ddtb_gets_gates_where_activations_move_most(crops: Path) -> None:
     options["quantization"] = {"quantizer": "ddtb", "bits": 4, "dynamic_ratio": 0.4, "static_iters": 1}
     problem = problem_from(options, widths=(6, 3), count=2, size=16)
     result = search_bits(problem, Budget("size", 0.25), checks=2)
-    intensities = problem.measurer.bank.intensities()
+    block = block_of(result)
+    intensities = intensities_in(block, problem)
     assert len(result.gates) == 4
     assert min(intensities[key] for key in result.gates) >= max(
         value for key, value in intensities.items() if key not in result.gates
     )
-    block = block_of(result)
     gated = [entry["op_names"][0] for entry in block["config_list"] if "dynamic_ratio" in str(entry)]
     assert block["dynamic_ratio"] == 0 and sorted(gated) == sorted(module for module, _ in result.gates)
     assert summarize_network(QuantizedNetwork(NETWORK, block), engines=()).file_bytes == result.best.summary.file_bytes
+
+
+def test_entries_keep_their_own_shares_of_gates(crops: Path) -> None:
+    """As in a file that a search wrote: its gates were lost when it was searched again."""
+    entries = [{"op_names_re": [r"body\.[0-3]\.conv[12]$"], "quant_dtype": "int4"}]
+    entries += [{"op_names": ["body.4.conv1", "body.4.conv2"], "quant_dtype": "int4", "dynamic_ratio": 0.5}]
+    options = options_for(crops, "ddtb")
+    options["quantization"] = {"quantizer": "ddtb", "config_list": entries, "dynamic_ratio": 0, "static_iters": 1}
+    problem = problem_from(options, widths=(6, 3), count=2, size=16)
+    result = search_bits(problem, Budget("size", 0.25), checks=0)
+    assert result.gates == (("body.4.conv2", "_input_0"),)
+    intensities = intensities_in(block_of(result), problem)
+    assert intensities["body.4.conv2", "_input_0"] > intensities["body.4.conv1", "_input_0"]
+    again = problem_from({**options, "quantization": block_of(result)}, widths=(6, 3), count=2, size=16)
+    assert search_bits(again, Budget("size", 0.25), checks=0).gates == result.gates
 
 
 def test_deploy_gives_a_block_and_its_first_convolution_the_same_bits(crops: Path) -> None:
