@@ -184,8 +184,8 @@ def load_weights(
     quantized = METADATA_KEY in content or any(is_quantizer_key(key) for key in state)
     if quantized and quantization is None and not any(is_quantizer_key(key) for key in model.state_dict()):
         raise CheckpointError(f"checkpoint '{path}' is quantized; give a float checkpoint here")
-    if quantized and quantization is not None:
-        _compare_quantization(path, content.get(METADATA_KEY, {}).get("quantization", {}), quantization)
+    if METADATA_KEY in content and quantization is not None:  # a file of a stock model does not say; its tensors do
+        _compare_quantization(path, content[METADATA_KEY].get("quantization", {}), quantization)
     if to_use and quantized:
         _refuse_unset_bounds(path, content.get(METADATA_KEY, {}), state)
     added = add_stored_gates(model, state)
