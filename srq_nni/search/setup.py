@@ -103,9 +103,9 @@ def problem_from(
             "key 'quantization' is missing; add it with quantizer and bits: the search says which bits to give where"
         )
     options = options_from(block)
-    if len(widths) < 2 or len(set(widths)) < len(widths):
-        raise OptionError(f"--bits {' '.join(map(str, widths))} is no choice; give at least two different widths")
     widths = tuple(sorted((check_bits(bits, name="--bits") for bits in widths), reverse=True))
+    if len(set(widths)) < max(len(widths), 2):
+        raise OptionError(f"--bits {' '.join(map(str, widths))} is no choice; give at least two different widths")
     weights = (opt.get("path") or {}).get("pretrain_network_g")
     if not weights:
         raise OptionError(

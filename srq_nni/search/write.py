@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import yaml
 
 from srq_nni.archs.aliases_arch import is_alias
 from srq_nni.atomic import atomic_file
+from srq_nni.errors import WriteError
 from srq_nni.models.base import DEFAULT_BASE
 from srq_nni.search.block import quantization_block
 from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
+EDITED = ("quantization.yml", "train.yml")  # what people edit
 FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
 QUANTIZED = "QuantSRModel"  # the model that trains a quantization block
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
@@ -40,18 +44,33 @@ def write_result(
 
     block = quantization_block(result.problem, result.best.assignment, result.gates)
     text = _block_text(block, result, command)
-    contents = (
-        text.encode(),
-        _option_file(option_text, text, _training_options(options, result.problem.network_block, block)).encode(),
-        (json.dumps(as_data(result), indent=1) + "\n").encode(),
-        pareto_plot(result),
-    )
+    option_file = _option_file(option_text, text, _training_options(options, result.problem.network_block, block))
+    edited = (text.encode(), option_file.encode())
+    written = {name: sha256(content).hexdigest() for name, content in zip(EDITED, edited, strict=True)}
+    data = json.dumps({**as_data(result), "written": written}, indent=1) + "\n"
+    contents = (*edited, data.encode(), pareto_plot(result))
     paths = []
     for name, content in zip(FILES, contents, strict=True):
         with atomic_file(folder / name) as file:
             file.write(content)
         paths.append(folder / name)
     return paths
+
+
+def refuse_edited(folder: Path) -> None:
+    """Check that a search may write its files into ``folder``.
+
+    Raises:
+        WriteError: if a file of an earlier search was edited since, or is none of a search.
+    """
+    written: dict[str, str] = {}
+    with suppress(OSError, ValueError, AttributeError):
+        written = dict(json.loads((folder / "bits.json").read_bytes()).get("written") or {})
+    for path in (folder / name for name in EDITED):
+        if path.exists() and sha256(path.read_bytes()).hexdigest() != written.get(path.name):
+            raise WriteError(
+                f"'{path}' is not as a search wrote it and would be lost; move it away, or give another folder with -o"
+            )
 
 
 def table(result: SearchResult) -> str:
