@@ -193,5 +193,6 @@ def test_runs_without_our_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     torch.save({"params": {"weight": torch.zeros(1)}}, models / "net_g_5.pth")
     assert refused(capsys, str(models.parent)) == (
-        f"srq: error: checkpoint '{models / 'net_g_5.pth'}' is a float network; give a run of model_type QuantSRModel\n"
+        f"srq: error: checkpoint '{models / 'net_g_5.pth'}' does not say how it is quantized; "
+        "give a run of model_type QuantSRModel\n"
     )
