@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
 EDITED = ("quantization.yml", "train.yml")  # what people edit
+SEAL = b"# as srq search wrote it: "  # before the digest of what stands above
 FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
 QUANTIZED = "QuantSRModel"  # the model that trains a quantization block
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
@@ -44,11 +44,12 @@ def write_result(
 
     block = quantization_block(result.problem, result.best.assignment, result.gates)
     text = _block_text(block, result, command)
-    option_file = _option_file(option_text, text, _training_options(options, result.problem.network_block, block))
-    edited = (text.encode(), option_file.encode())
-    written = {name: sha256(content).hexdigest() for name, content in zip(EDITED, edited, strict=True)}
-    data = json.dumps({**as_data(result), "written": written}, indent=1) + "\n"
-    contents = (*edited, data.encode(), pareto_plot(result))
+    contents = (
+        _sealed(text),
+        _sealed(_option_file(option_text, text, _training_options(options, result.problem.network_block, block))),
+        (json.dumps(as_data(result), indent=1) + "\n").encode(),
+        pareto_plot(result),
+    )
     paths = []
     for name, content in zip(FILES, contents, strict=True):
         with atomic_file(folder / name) as file:
@@ -63,14 +64,22 @@ def refuse_edited(folder: Path) -> None:
     Raises:
         WriteError: if a file of an earlier search was edited since, or is none of a search.
     """
-    written: dict[str, str] = {}
-    with suppress(OSError, ValueError, AttributeError):
-        written = dict(json.loads((folder / "bits.json").read_bytes()).get("written") or {})
     for path in (folder / name for name in EDITED):
-        if path.exists() and sha256(path.read_bytes()).hexdigest() != written.get(path.name):
+        if path.exists() and not _is_sealed(path.read_bytes()):
             raise WriteError(
                 f"'{path}' is not as a search wrote it and would be lost; move it away, or give another folder with -o"
             )
+
+
+def _sealed(text: str) -> bytes:
+    """Return ``text`` with a last line by which another search tells whether it was edited."""
+    content = text.rstrip("\n").encode() + b"\n"
+    return content + SEAL + sha256(content).hexdigest().encode() + b"\n"
+
+
+def _is_sealed(content: bytes) -> bool:
+    above, seal, digest = content.rpartition(SEAL)
+    return bool(seal) and digest.strip() == sha256(above).hexdigest().encode()
 
 
 def table(result: SearchResult) -> str:

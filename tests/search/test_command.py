@@ -137,7 +137,7 @@ def test_an_edited_file_is_not_written_over(
     )
     assert block.read_text() == edited
     block.unlink()
-    (work_folder / "found" / "bits.json").write_text("[]")
+    (work_folder / "found" / "train.yml").write_text("name: mine\n")
     assert refused(*arguments).startswith("'found/train.yml' is not as a search wrote it")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +128,6 @@ def test_what_is_written_trains_as_it_is(within_loss: SearchResult, crops: Path,
     assert read["quantization"] == yaml.safe_load((tmp_path / "quantization.yml").read_text())["quantization"]
     check_options(read, is_train=True)
     data = json.loads((tmp_path / "bits.json").read_text())
-    for name, digest in data.pop("written").items():
-        assert digest == sha256((tmp_path / name).read_bytes()).hexdigest()
     assert data == json.loads(json.dumps(as_data(within_loss))) and data["best"]["bits"] == within_loss.best.assignment
     assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
