@@ -27,7 +27,8 @@ class Verdict:
     """What an engine will do with one convolution or matrix product.
 
     Attributes:
-        node: name of the node in the graph, or of its output if it has none.
+        node: name of the node in the graph, or of its output if it has none; files of others may repeat it.
+        output: its first output, which no other node of the graph has.
         layer: module path, empty for a node whose weight was not quantized by srq-nni.
         reason: why it will not run in integers; empty if it will.
         note: what a reader should know although it will; empty mostly.
@@ -35,6 +36,7 @@ class Verdict:
     """
 
     node: str
+    output: str
     layer: str
     reason: str
     note: str = ""
@@ -131,11 +133,11 @@ class _Linter:
         for node in self.graph.nodes:
             name = node.name or node.output[0]
             if node.op_type in QUANTIZED_NODES:
-                yield Verdict(name, "", self._quantized_node(node.op_type), kind=node.op_type)
+                yield Verdict(name, node.output[0], "", self._quantized_node(node.op_type), kind=node.op_type)
             elif node.op_type in CONVOLUTIONS or (node.op_type in PRODUCTS and self._has_constant_weight(node)):
                 reason = next(filter(None, self._reasons(node)), "")
                 note = "" if reason else next(filter(None, self._notes(node)), "")
-                yield Verdict(name, self._layer(node), reason, note, node.op_type)
+                yield Verdict(name, node.output[0], self._layer(node), reason, note, node.op_type)
 
     def _quantized_node(self, kind: str) -> str:
         if kind in self.accepted.runs:

@@ -133,8 +133,9 @@ class GraphReader:
             weight = self._weight(node)
             assert weight is not None
             if node.output[0] not in shapes:
+                name = node.name or node.output[0]
                 raise ExportError(
-                    f"the size of the output of node '{node.name}' is not known; give a network of fixed scale"
+                    f"the size of the output of node '{name}' is not known; give a network of fixed scale"
                 )
             each = math.prod(weight.shape[1:]) if node.op_type == "Conv" else self._summed(node, weight)
             counted[node.output[0]] = math.prod(shapes[node.output[0]]) * each

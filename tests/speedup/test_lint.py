@@ -264,6 +264,14 @@ def test_nodes_without_names_are_called_by_their_output(tmp_path: Path) -> None:
     assert [verdict.node for verdict in lint_onnx(saved(model, tmp_path)).verdicts] == ["first", "last"]
 
 
+def test_nodes_of_one_name_are_told_apart_by_their_output(tmp_path: Path) -> None:
+    model = block(activation=INT8)
+    for node in model.graph.node:
+        node.name = "conv"
+    verdicts = lint_onnx(saved(model, tmp_path)).verdicts
+    assert [(verdict.node, verdict.output) for verdict in verdicts] == [("conv", "first"), ("conv", "last")]
+
+
 def test_errors(tmp_path: Path) -> None:
     path = saved(block(activation=INT8), tmp_path)
     with pytest.raises(ExportError, match=r"^engine: 'tensort' is not known; .*; did you mean 'tensorrt'\?$"):
