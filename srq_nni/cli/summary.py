@@ -17,7 +17,9 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser(
         "summary", "Show every convolution with its bits, the engines that run it in INT8, and what they add up to."
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="checkpoint of ours, or an ONNX file (.onnx)")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="checkpoint of ours, packed or not, or an ONNX file (.onnx)"
+    )
     parser.add_argument("-opt", metavar="FILE.yml", help="option file; its weights and images need not exist")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change option values")
     parser.add_argument("--all", action="store_true", help="one row a convolution, none for several that are alike")
