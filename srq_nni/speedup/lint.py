@@ -176,8 +176,8 @@ class _Linter:
         forbidden = [kind for kind in between if kind not in self.accepted.integer_operations]
         if forbidden:
             yield f"a {forbidden[0]} of integers stands before it, and {self.engine} takes none between Q and DQ"
-        if "Clip" in between:
-            yield self._clipped(grid, "before")
+        if between:
+            yield self._between(between[0], grid, "before")
         if not grid.is_constant and not self.accepted.computed_scales:
             yield f"the scale of its input is computed for each image, and {self.engine} takes constants"
         if not grid.is_per_tensor:
@@ -186,6 +186,7 @@ class _Linter:
             yield f"its input is {grid.dtype}, and {self.engine} takes {' or '.join(self.accepted.activations)}"
         if not self.accepted.zero_points:
             yield self._zero_point("its input", grid)
+        yield self._shared("its input", quantizer, grid)
 
     def _weight(self, node: Any) -> Iterator[str]:
         dequantizer = self._dequantizer(node.input[1])
@@ -215,6 +216,8 @@ class _Linter:
         """Return why the output of a convolution does not go straight into one quantizer."""
         rule = f"{self.engine} runs a convolution in integers only if its output is quantized"
         cut, following = self._following(node)
+        if following and any(self.graph.is_output(each.output[0]) for each in (node, *cut)):
+            return f"{rule}, and this one's is an output of the network, too"
         kinds = sorted({reader.op_type for reader in following})
         if kinds != ["QuantizeLinear"]:
             return f"{rule}, and this one's goes to {', '.join(kinds) or 'the output of the network'}"
@@ -222,15 +225,29 @@ class _Linter:
             return f"{rule}, and {len(following)} quantizers read this one's"
         grid = self.graph.grid(following[0])
         if any(reader.op_type == "Clip" for reader in self.graph.readers(following[0].output[0])):
-            clipped = self._clipped(grid, "behind")
+            clipped = self._between("Clip", grid, "behind")
             if clipped:
                 return clipped
-        return next((f"{rule}, and {stays}" for node in cut if (stays := self._stays(node, grid))), "")
+        stay = next((f"{rule}, and {stays}" for node in cut if (stays := self._stays(node, grid))), "")
+        return stay or self._shared("its output", following[0], grid)
 
-    def _clipped(self, grid: Grid, where: str) -> str:
-        if not self.accepted.clips or grid.dtype in self.accepted.clips:
+    def _shared(self, what: str, quantizer: Any, grid: Grid) -> str:
+        """Return that codes are read more than once where this keeps the engine from multiplying them."""
+        if grid.dtype not in ("int8", "uint8") or grid.dtype in self.accepted.shared:
             return ""
-        return f"a Clip of {grid.dtype} stands {where} it, and {self.engine} takes one of {self.accepted.clips[0]} only"
+        codes = quantizer.output[0]
+        pairs = [node for node in self.graph.readers(codes) if node.op_type == "DequantizeLinear"]
+        times = self.graph.is_output(codes) + sum(self.graph.uses(pair.output[0]) for pair in pairs)
+        if times < 2:
+            return ""
+        allowed = " or ".join(self.accepted.shared)
+        return f"{what} is {grid.dtype} and read {times} times, and {self.engine} takes such codes as {allowed} only"
+
+    def _between(self, kind: str, grid: Grid, where: str) -> str:
+        moved = self.accepted.moved_codes
+        if not moved or grid.dtype in moved:
+            return ""
+        return f"a {kind} of {grid.dtype} stands {where} it, and {self.engine} takes one of {moved[0]} only"
 
     def _stays(self, node: Any, grid: Grid) -> str:
         """Return what keeps a ReLU or a float Clip from being taken over by the quantizer after it."""

@@ -23,6 +23,7 @@ UINT8 = {"dtype": np.uint8}
 PER_CHANNEL = np.linspace(0.01, 0.03, CHANNELS)
 OUTPUT = "onnxruntime runs a convolution in integers only if its output is quantized, and "
 GOES_TO_CONV = f"{OUTPUT}this one's goes to Conv"
+UINT8_ONLY = "onnxruntime takes such codes as uint8 only"
 ONLY_INT8 = "its input is uint8, and tensorrt takes int8"
 
 # name: (arguments of block, reason on OpenVINO, on ONNX Runtime, on TensorRT) of the convolution `first`.
@@ -121,6 +122,61 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "a Pad stands between its quantizer and it",
         "a Pad stands between its quantizer and it",
     ),
+    "skip of int8 codes": (
+        {"activation": INT8, "output": INT8, "skip": "first.input_dq"},
+        "",
+        f"its input is int8 and read 2 times, and {UINT8_ONLY}",
+        "",
+    ),
+    "skip of int8 codes into uint8": (
+        {"activation": INT8, "output": UINT8, "skip": "first.input_dq"},
+        "",
+        f"its input is int8 and read 2 times, and {UINT8_ONLY}",
+        "",
+    ),
+    "skip of uint8 codes": (
+        {"activation": UINT8, "output": UINT8, "skip": "first.input_dq"},
+        "",
+        "",
+        ONLY_INT8,
+    ),
+    "skip of floats": ({"activation": INT8, "output": INT8, "skip": "source"}, "", "", ""),
+    "int8 output read twice": (
+        {"activation": UINT8, "output": INT8, "skip": "last.input_dq"},
+        "",
+        f"its output is int8 and read 2 times, and {UINT8_ONLY}",
+        ONLY_INT8,
+    ),
+    "int8 output returned": (
+        {"activation": UINT8, "output": INT8, "returned": "last.input_dq"},
+        "",
+        f"its output is int8 and read 2 times, and {UINT8_ONLY}",
+        ONLY_INT8,
+    ),
+    "uint8 output read twice": (
+        {"activation": UINT8, "output": UINT8, "skip": "last.input_dq", "returned": "last.input_dq"},
+        "",
+        "",
+        ONLY_INT8,
+    ),
+    "float output returned": (
+        {"activation": UINT8, "output": UINT8, "returned": "first"},
+        "",
+        f"{OUTPUT}this one's is an output of the network, too",
+        ONLY_INT8,
+    ),
+    "float output returned before its ReLU": (
+        {"activation": UINT8, "output": UINT8, "relu": True, "returned": "first"},
+        "",
+        f"{OUTPUT}this one's is an output of the network, too",
+        ONLY_INT8,
+    ),
+    "float output returned after its ReLU": (
+        {"activation": UINT8, "output": UINT8, "relu": True, "returned": "rectified"},
+        "",
+        f"{OUTPUT}this one's is an output of the network, too",
+        ONLY_INT8,
+    ),
     "float bias": ({"activation": INT8, "output": INT8, "bias": "float"}, "", "", ""),
     "int32 bias": (
         {"activation": INT8, "output": INT8, "bias": "int32"},
@@ -169,6 +225,20 @@ def test_two_quantized_convolutions(second: str, output: dict[str, Any], tmp_pat
     assert report.integer_convolutions == ran_in_integers("openvino", path)
     if "scale" in output:
         assert report.verdicts[1].reason == "its input has a scale for each channel, and openvino takes one for all"
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_shuffle_of_codes(dtype: Any, tmp_path: Path) -> None:
+    write = GraphWriter()
+    value = write.quantize(write.node("Relu", ["x"], "source"), "first.input", dtype=dtype, between="DepthToSpace")
+    weight = write.weight("first.weight", (CHANNELS, CHANNELS // 4, 3, 3), "int8")
+    value = write.node("Conv", [value, weight], "first", pads=[1, 1, 1, 1])
+    path = saved(write.model(write.node("Tanh", [write.quantize(value, "output", **UINT8)], "result")), tmp_path)
+    refused = "a DepthToSpace of int8 stands before it, and onnxruntime takes one of uint8 only"
+    for engine, reason in (("openvino", ""), ("onnxruntime", refused if dtype == np.int8 else "")):
+        report = lint_onnx(path, engine)
+        assert report.verdicts[0].reason == reason
+        assert report.integer_convolutions == ran_in_integers(engine, path)
 
 
 @pytest.mark.parametrize("kind", ["QLinearConv", "ConvInteger", "ConvTranspose"])
