@@ -35,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     from srq_nni import summary
     from srq_nni.speedup.export import write_atomically
+    from srq_nni.speedup.onnx_file import is_onnx
     from srq_nni.summary.table import as_data, render
 
     looked_at = Path(args.opt or args.file)
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     target = file_to_write(args.json, looked_at, ending=".json") if args.json else None
     if args.opt is not None:
         result = summary.summarize_options(args.opt, args.force_yml, measure_training=not args.no_probe)
-    elif looked_at.suffix.lower() == ".onnx":
+    elif is_onnx(looked_at):
         result = summary.summarize_onnx(args.file)
     else:
         result = summary.summarize_checkpoint(args.file)

@@ -20,7 +20,7 @@ from srq_nni.quantization.layers import activation_quantizers, calibrate, quanti
 from srq_nni.speedup.calibrator import calibration_batches
 from srq_nni.speedup.contract import BaseModelSpeedup
 from srq_nni.speedup.export import ExportReport, export_onnx, write_atomically
-from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.onnx_file import is_onnx, read_onnx
 from srq_nni.speedup.table import text_table
 
 OUT_OF_MEMORY = ("alloc", "out of memory")  # std::bad_alloc, "Failed to allocate", "can't allocate memory"
@@ -139,7 +139,7 @@ class EngineSpeedup(BaseModelSpeedup):
         self._export(network)
 
     def _is_onnx(self) -> bool:
-        return not isinstance(self.model, nn.Module) and Path(self.model).suffix == ".onnx"
+        return not isinstance(self.model, nn.Module) and is_onnx(self.model)
 
     def _network(self) -> nn.Module | str | os.PathLike[str]:
         """Return what to export: the model, with the quantizers of ``config`` if it has none of its own."""

@@ -21,6 +21,7 @@ from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.inspector import precision_report
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.lint_rules import CONVOLUTIONS
+from srq_nni.speedup.onnx_file import is_onnx
 from srq_nni.speedup.tensorrt_api import Shape, TensorRT
 
 SMALLEST_SIDE = 8
@@ -81,7 +82,7 @@ class ModelSpeedupTensorRT(EngineSpeedup):
                 there before stays usable then.
         """
         api, cuda = self._ready()
-        if Path(path).suffix == ".onnx":
+        if is_onnx(path):
             self._build_from(path)
             return
         try:

@@ -17,7 +17,7 @@ from srq_nni.speedup.engines import engine_of
 from srq_nni.speedup.export import export_float_onnx, export_onnx, write_atomically
 from srq_nni.speedup.image_metadata import image_channels, read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
-from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.onnx_file import is_onnx, read_onnx
 from srq_nni.speedup.openvino import BFLOAT16, FLOAT32, FLOAT_PRECISIONS
 from srq_nni.speedup.simulator import integer_simulator
 
@@ -90,7 +90,7 @@ def subject_of(
         ExportError, CheckpointError: if the model cannot be read, takes no images of this size, or cannot be written
             for an engine.
     """
-    if not isinstance(model, nn.Module) and Path(model).suffix.lower() == ".onnx":
+    if not isinstance(model, nn.Module) and is_onnx(model):
         return _from_file(Path(model), folder, engines, size, threads, name)
     network = model
     if not isinstance(network, nn.Module):

@@ -16,7 +16,7 @@ from srq_nni.speedup.engines import engine_of, engines_here, runs_here
 from srq_nni.speedup.export import export_onnx
 from srq_nni.speedup.image_metadata import FORMAT_KEY, RANGE_KEY, image_channels, read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
-from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.onnx_file import is_onnx, read_onnx
 from srq_nni.speedup.receptive_field import receptive_field
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class SRNetwork:
         self.path = Path(model)
         with tempfile.TemporaryDirectory() as folder:
             file = self.path
-            if file.suffix.lower() != ".onnx":
+            if not is_onnx(file):
                 file = Path(folder) / "model.onnx"
                 export_onnx(model, file, engine or _first_engine())
             proto = import_or_explain("onnx", "onnx").load_model_from_string(read_onnx(file))
