@@ -14,6 +14,7 @@ import numpy as np
 
 from srq_nni.speedup.engine_rules import EngineRules, get_rules
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.lint_carriers import before_carriers, rectified
 from srq_nni.speedup.lint_rules import ACCEPTED, CONVOLUTIONS, PRODUCTS, QUANTIZED_NODES, Acceptance
 from srq_nni.speedup.onnx_file import read_onnx
 from srq_nni.speedup.onnx_graph import Grid, OnnxGraph
@@ -157,12 +158,7 @@ class _Linter:
             yield self._behind(node)
 
     def _input(self, node: Any) -> Iterator[str]:
-        tensor = node.input[0]
-        before, carried = self.graph.producer(tensor), set[str]()
-        while before is not None and before.op_type in ("Pad", *self.accepted.carriers):
-            carried.add(before.op_type)
-            tensor = before.input[0]
-            before = self.graph.producer(tensor)
+        tensor, carried = before_carriers(self.graph, node.input[0], self.accepted)
         dequantizer = self._dequantizer(tensor)
         between, quantizer = self._writer(dequantizer)
         if dequantizer is None or quantizer is None:
@@ -171,8 +167,7 @@ class _Linter:
         if "Pad" in carried and "Pad" not in self.accepted.carriers:
             yield "a Pad stands between its quantizer and it"
         grid = self.graph.grid(dequantizer)
-        if "Relu" in carried and grid.zero_point is not None and grid.zero_point.any():
-            yield "a ReLU stands between its quantizer, which has a zero point, and it"
+        yield rectified(carried, grid)
         forbidden = [kind for kind in between if kind not in self.accepted.integer_operations]
         if forbidden:
             yield f"a {forbidden[0]} of integers stands before it, and {self.engine} takes none between Q and DQ"
@@ -186,7 +181,8 @@ class _Linter:
             yield f"its input is {grid.dtype}, and {self.engine} takes {' or '.join(self.accepted.activations)}"
         if not self.accepted.zero_points:
             yield self._zero_point("its input", grid)
-        yield self._shared("its input", quantizer, grid)
+        times = self.graph.uses(node.input[0]) if carried else self._reads(quantizer)
+        yield self._shared("its input", times, grid)
 
     def _weight(self, node: Any) -> Iterator[str]:
         dequantizer = self._dequantizer(node.input[1])
@@ -229,16 +225,17 @@ class _Linter:
             if clipped:
                 return clipped
         stay = next((f"{rule}, and {stays}" for node in cut if (stays := self._stays(node, grid))), "")
-        return stay or self._shared("its output", following[0], grid)
+        return stay or self._shared("its output", self._reads(following[0]), grid)
 
-    def _shared(self, what: str, quantizer: Any, grid: Grid) -> str:
-        """Return that codes are read more than once where this keeps the engine from multiplying them."""
-        if grid.dtype not in ("int8", "uint8") or grid.dtype in self.accepted.shared:
-            return ""
+    def _reads(self, quantizer: Any) -> int:
+        """Return how often the codes of a quantizer are read, once they are dequantized or as they are."""
         codes = quantizer.output[0]
         pairs = [node for node in self.graph.readers(codes) if node.op_type == "DequantizeLinear"]
-        times = self.graph.is_output(codes) + sum(self.graph.uses(pair.output[0]) for pair in pairs)
-        if times < 2:
+        return self.graph.is_output(codes) + sum(self.graph.uses(pair.output[0]) for pair in pairs)
+
+    def _shared(self, what: str, times: int, grid: Grid) -> str:
+        """Return that codes are read more than once where this keeps the engine from multiplying them."""
+        if times < 2 or grid.dtype not in ("int8", "uint8") or grid.dtype in self.accepted.shared:
             return ""
         allowed = " or ".join(self.accepted.shared)
         return f"{what} is {grid.dtype} and read {times} times, and {self.engine} takes such codes as {allowed} only"

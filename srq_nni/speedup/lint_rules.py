@@ -10,7 +10,8 @@ from dataclasses import dataclass
 QUANTIZED_NODES = ("QLinearConv", "ConvInteger")  # integers by definition, in place of Q/DQ pairs
 CONVOLUTIONS = ("Conv", "ConvTranspose", *QUANTIZED_NODES)
 PRODUCTS = ("Gemm", "MatMul")
-CARRIERS = ("Pad", "Relu", "DepthToSpace")  # OpenVINO multiplies what comes out of them as integers if what goes in is
+# OpenVINO multiplies what comes out of these as integers if what goes in is.
+CARRIERS = ("Pad", "Relu", "DepthToSpace", "AveragePool", "Concat", "MaxPool", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ ACCEPTED = {
         computed_scales=True,
         moved_codes=("uint8",),
         shared=("uint8",),
+        carriers=("MaxPool", "Transpose"),
         quantizes_weights=True,
         transposed=False,
         needs_output_quantizer=True,
