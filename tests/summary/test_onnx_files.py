@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from srq_nni.errors import ExportError
 from srq_nni.summary import Summary, summarize_onnx
 
 onnx = pytest.importorskip("onnx")
@@ -42,3 +43,15 @@ def test_a_float_network_without_names_runs_nothing_in_integers(tmp_path: Path) 
         node.name = ""
     for row in summary_of(model, tmp_path).rows:
         assert {verdict.reason for verdict in row.engines.values()} == {"its input is not quantized"}
+
+
+@pytest.mark.parametrize("kind", ["QLinearConv", "ConvInteger"])
+def test_integer_operators_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    model = block()
+    model.graph.node[-1].op_type = kind
+    with pytest.raises(ExportError) as error:
+        summary_of(model, tmp_path)
+    assert str(error.value) == (
+        f"'{tmp_path}/model.onnx': it has convolutions as {kind}, whose bits srq summary does not read; give the file "
+        "with QuantizeLinear / DequantizeLinear pairs that it was made from, or use lint_onnx"
+    )
