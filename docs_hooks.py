@@ -21,7 +21,7 @@ Keys that are not listed belong to BasicSR or to the registered class named by `
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page to those of the docs folder."""
-    from srq_nni.models.schema import json_schema
+    from srq_nni.models.json_schema import json_schema
 
     files.append(File.generated(config, PAGE, content=render(json_schema())))
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ REMEDIES = {
     errno.EACCES: "give a folder that you may write to",
     errno.EPERM: "give a folder that you may write to",
     errno.ENOENT: "create its folder first",
+    errno.ENAMETOOLONG: "give a shorter name",
 }
 
 
@@ -59,9 +61,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     if not path.name:  # "/", "." and an empty text
         raise write_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # path's own name may be as long as the disk allows
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -77,10 +79,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
-    """Return the sentence that says why ``path`` cannot be written and what to do."""
-    kept = ", and the old file is unchanged" if path.is_file() else ""
+    """Return the sentence that says why ``path`` cannot be written and what to do, with the ``errno`` of ``error``."""
+    kept = ", and the old file is unchanged" if os.path.isfile(path) else ""  # Path.is_file raises for a long name
     remedy = REMEDIES.get(error.errno or 0, "give another path")
-    return WriteError(f"'{path}' cannot be written: {error.strerror or error}{kept}; {remedy}")
+    refused = WriteError(f"'{path}' cannot be written: {error.strerror or error}{kept}; {remedy}")
+    refused.errno = error.errno
+    return refused
 
 
 def remove_leftovers(folder: Path) -> None:

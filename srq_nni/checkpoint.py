@@ -6,6 +6,7 @@ the file enough to rebuild the network. Files are read with ``weights_only`` and
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Mapping
@@ -96,6 +97,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = "it is damaged, no file of torch.save, or holds more than tensors"
         if isinstance(error, OSError | RuntimeError) and str(error).strip():
             reason = str(error).strip().splitlines()[0]  # other errors name a byte, or how to run the file's code
+        if (
+            "PytorchStreamReader" in reason or getattr(error, "errno", None) == errno.EINVAL
+        ):  # what an archive's end says
+            reason = "it is cut off or damaged; copy it again, or take an earlier one of the run"
         reason = OTHER_FILES.get(path.suffix.lower(), reason)
         raise CheckpointError(
             f"checkpoint '{path}' cannot be read ({reason[:120]}); give a file of tensors written by torch.save"
@@ -184,8 +189,8 @@ def load_weights(
     quantized = METADATA_KEY in content or any(is_quantizer_key(key) for key in state)
     if quantized and quantization is None and not any(is_quantizer_key(key) for key in model.state_dict()):
         raise CheckpointError(f"checkpoint '{path}' is quantized; give a float checkpoint here")
-    if quantized and quantization is not None:
-        _compare_quantization(path, content.get(METADATA_KEY, {}).get("quantization", {}), quantization)
+    if METADATA_KEY in content and quantization is not None:  # a file of a stock model does not say; its tensors do
+        _compare_quantization(path, content[METADATA_KEY].get("quantization", {}), quantization)
     if to_use and quantized:
         _refuse_unset_bounds(path, content.get(METADATA_KEY, {}), state)
     added = add_stored_gates(model, state)

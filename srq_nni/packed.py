@@ -155,6 +155,8 @@ def _tensors_of(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
     """Return all tensors of a packed file by name, and the grids of those that are packed."""
     tensors, weights = {}, {}
     for name, tensor in _needed(network).items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"the network's '{name}' holds NaN or infinity; give a checkpoint without")
         tensors[name] = tensor.detach().cpu().clone().contiguous()
     for name, grid, codes in _on_grids(network):
         weights[name] = StoredWeight(
@@ -168,10 +170,7 @@ def _on_grids(network: nn.Module) -> Iterator[tuple[str, IntegerGrid, torch.Tens
     """Yield (name in the state dict, grid, codes) of every weight that lies on a grid at inference."""
     for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, QuantizedLayer) and module.weight_quantizer is not None:
-            weight = module.get_parameter("weight")
-            if not torch.isfinite(weight).all():
-                raise CheckpointError(f"the weight of '{name}' holds NaN or infinity; give a checkpoint without")
-            yield f"{name}.weight", *module.weight_quantizer.on_grid(weight.detach())
+            yield f"{name}.weight", *module.weight_quantizer.on_grid(module.get_parameter("weight").detach())
         elif isinstance(module, Gate):
             for part in ("reduce", "expand"):
                 grid, weight = module.weight_grid(part), module.get_parameter(f"{part}.weight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from srq_nni import checkpoint
-from srq_nni.atomic import atomic_file
+from srq_nni.atomic import atomic_file, remove_leftovers
 from srq_nni.errors import SRQError, WriteError
 from tests.disks import disk, fill, read_only
 
@@ -30,6 +31,32 @@ def test_a_failing_block_leaves_the_old_file(tmp_path: Path, error: BaseExceptio
         file.write(b"half")
         raise error
     assert path.read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
+
+
+def test_the_name_may_be_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    longest, longer = tmp_path / ("x" * 255), tmp_path / ("x" * 256)
+    with atomic_file(longest) as file:
+        file.write(b"new")
+    assert longest.read_bytes() == b"new"
+    with pytest.raises(WriteError) as caught, atomic_file(longer):
+        pass
+    assert str(caught.value) == f"'{longer}' cannot be written: File name too long; give a shorter name"
+    assert caught.value.errno == errno.ENAMETOOLONG and names(tmp_path) == [longest.name]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Nor do those of two names in one folder; what they leave when killed is removed."""
+    path = tmp_path / "a.bin"
+    with atomic_file(path) as one, atomic_file(path) as other:
+        one.write(b"one")
+        other.write(b"other")
+        assert len(names(tmp_path)) == 2
+    assert path.read_bytes() == b"one" and names(tmp_path) == ["a.bin"]
+    with atomic_file(path):
+        (left,) = [name for name in names(tmp_path) if name != "a.bin"]
+    (tmp_path / left).touch()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["a.bin"] and len(left) == 22
 
 
 def test_other_files_keep_their_own_errors(tmp_path: Path) -> None:

@@ -213,6 +213,19 @@ def test_bits_are_compared_without_metadata_too(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_a_file_that_names_no_quantization_is_judged_by_its_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    trained = quantized()
+    trained.get_parameter("body.0.conv1.input_quantizer.alpha").data.fill_(3.0)
+    torch.save({"params": trained.state_dict()}, path)
+    model = quantized()
+    assert checkpoint.load_weights(model, path, quantization=PAMS) is True
+    assert model.get_parameter("body.0.conv1.input_quantizer.alpha").item() == 3.0
+    ddtb = {"quantizer": "ddtb", "bits": 4}
+    text = message(lambda: checkpoint.load_weights(quantized(ddtb), path, quantization=ddtb))
+    assert "does not fit the network: it lacks body.0.conv1.input_quantizer.upper" in text
+
+
 def test_a_quantized_file_must_be_complete_and_is_no_teacher(tmp_path: Path) -> None:
     path = saved(tmp_path / "net.pth")
     text = message(lambda: checkpoint.load_weights(build_float(NETWORK), path))

@@ -70,6 +70,8 @@ def test_a_truncated_file_is_named(float_file: Path, share: float) -> None:
     text = message(lambda: checkpoint.read(float_file))
     assert text.startswith(f"checkpoint '{float_file}' cannot be read (")
     assert text.endswith("); give a file of tensors written by torch.save")
+    if share > 0:
+        assert "(it is cut off or damaged; copy it again, or take an earlier one of the run);" in text
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import srq_nni
@@ -280,12 +282,22 @@ def test_codes_outside_their_grid_are_refused(packed: Path) -> None:
     )
 
 
-def test_infinite_bounds_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["conv_last.bias", "body.0.conv1.weight"])
+def test_infinite_values_are_not_packed(name: str, tmp_path: Path) -> None:
     network = small()
-    network.get_parameter("conv_last.bias").data[0] = float("inf")
-    pack(network, tmp_path / "n.safetensors")
-    assert message(lambda: srq_nni.load(tmp_path / "n.safetensors")) == (
-        f"packed file '{tmp_path}/n.safetensors' holds NaN or infinity in conv_last.bias; pack it again"
+    network.get_parameter(name).data.view(-1)[0] = float("inf")
+    text = message(lambda: pack(network, tmp_path / "n.safetensors"))
+    assert text == f"the network's '{name}' holds NaN or infinity; give a checkpoint without"
+    assert not list(tmp_path.iterdir())
+
+
+def test_infinite_values_are_refused(packed: Path) -> None:
+    with safe_open(packed, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["conv_last.bias"][0] = float("inf")
+    save_file(tensors, packed, metadata)
+    assert message(lambda: srq_nni.load(packed)) == (
+        f"packed file '{packed}' holds NaN or infinity in conv_last.bias; pack it again"
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 
+OWN = ("basicsr", "srq_nni")  # packages whose code is known
 LARGEST = 10_000  # of any whole number that describes a network; a million blocks would be built for hours
 
 
@@ -84,6 +86,7 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
     for key, value in arguments.items():
         if isinstance(value, int) and value > LARGEST:
             raise OptionError(f"network_g: {key}: {value} is no size of a network; give a number up to {LARGEST}")
+    _check_numbers(ARCH_REGISTRY.get(name), arguments)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Initializing zero-element tensors")
@@ -94,6 +97,18 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
         raise OptionError(f"network_g: it has a layer without channels; give numbers above 0 to {name}") from None
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OptionError(f"network_g: {error}; give the arguments of {name}") from None
+
+
+def _check_numbers(arch: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Check that a number is given where the network has one by default; many would complain in their first forward."""
+    if arch.__module__.split(".")[0] not in OWN:  # a stranger's network may know what to do with None
+        return
+    parameters = inspect.signature(arch).parameters
+    for key, value in arguments.items():
+        default = parameters[key].default if key in parameters else None
+        if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str | None):
+            given = "nothing" if value is None else repr(value)
+            raise OptionError(f"network_g: {key}: {given} is not allowed; give a number, such as the default {default}")
 
 
 def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Module:

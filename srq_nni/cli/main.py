@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -38,6 +39,8 @@ def usage() -> str:
 def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
     """Run a command; on an error of the user's or of the disk end with status 2 and one sentence."""
     debug = "--debug" in argv
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as Python does with stderr: names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _warnings(), nullcontext() if debug else _no_tracebacks():
             command(argv)

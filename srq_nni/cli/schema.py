@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
 
     from srq_nni.atomic import atomic_file, file_to_write
-    from srq_nni.models.schema import json_schema
+    from srq_nni.models.json_schema import json_schema
 
     target = None if args.output is None else file_to_write(args.output, ending=".json")
     text = json.dumps(json_schema(), indent=2) + "\n"

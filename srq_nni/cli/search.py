@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     from srq_nni.search.budget import Kind
     from srq_nni.search.nni_experiment import measure_with_nni, read_service
     from srq_nni.search.setup import Problem, problem_from
-    from srq_nni.search.write import FILES, table, write_result
+    from srq_nni.search.write import FILES, refuse_edited, table, write_result
 
     given: dict[Kind, float | None] = {"loss": args.max_loss, "size": args.max_size, "bops": args.max_bops}
     limits = {kind: limit for kind, limit in given.items() if limit is not None}
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
     service = read_service(args.nni, listen_anyway=args.nni_listen_anyway) if args.nni else None
     opt = read_options(args.opt, args.force_yml)
     folder = Path(args.output or f"search/{opt.get('name', 'search')}")
+    refuse_edited(folder)
     problem = problem_from(
         opt,
         widths=args.bits,

@@ -17,7 +17,9 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser(
         "summary", "Show every convolution with its bits, the engines that run it in INT8, and what they add up to."
     )
-    parser.add_argument("file", nargs="?", metavar="FILE", help="checkpoint of ours, or an ONNX file (.onnx)")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="checkpoint of ours, packed or not, or an ONNX file (.onnx)"
+    )
     parser.add_argument("-opt", metavar="FILE.yml", help="option file; its weights and images need not exist")
     parser.add_argument("--force_yml", nargs="+", default=[], metavar="KEY:KEY=VALUE", help="change option values")
     parser.add_argument("--all", action="store_true", help="one row a convolution, none for several that are alike")
@@ -33,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     from srq_nni import summary
     from srq_nni.speedup.export import write_atomically
+    from srq_nni.speedup.onnx_file import is_onnx
     from srq_nni.summary.table import as_data, render
 
     looked_at = Path(args.opt or args.file)
@@ -41,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     target = file_to_write(args.json, looked_at, ending=".json") if args.json else None
     if args.opt is not None:
         result = summary.summarize_options(args.opt, args.force_yml, measure_training=not args.no_probe)
-    elif looked_at.suffix.lower() == ".onnx":
+    elif is_onnx(looked_at):
         result = summary.summarize_onnx(args.file)
     else:
         result = summary.summarize_checkpoint(args.file)

@@ -117,7 +117,7 @@ class QuantizationOptions(BaseModel):
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")
     """Whether weights are float or quantized while DDTB observes activations (ddtb only)."""
-    feature: str | None = None
+    feature: Annotated[str, Field(min_length=1)] | None = None
     """Module whose input SKT compares; the preset's if missing."""
 
     @field_validator("bits", mode="before")

@@ -17,11 +17,13 @@ def copy_state(source: nn.Module, average: nn.Module, *, bounds: bool) -> None:
     Batch statistics, calibration and "this gate is applied" are states, of which a mean says nothing. Bounds are
     weights once they train; while they are calibrated, a mean would hold on to their start.
     """
-    torch._foreach_copy_(list(average.buffers()), list(source.buffers()))
+    copies = list(average.buffers())
+    if copies:  # a network without activation quantizers may have none
+        torch._foreach_copy_(copies, list(source.buffers()))
     if bounds:
-        copies = dict(activation_quantizers(average))
+        averaged = dict(activation_quantizers(average))
         for name, quantizer in activation_quantizers(source):
-            for new, old in zip(quantizer.bounds(), copies[name].bounds(), strict=True):
+            for new, old in zip(quantizer.bounds(), averaged[name].bounds(), strict=True):
                 old.copy_(new)
 
 

@@ -27,8 +27,8 @@ from srq_nni.models.quant_sr_model import check_parallel
 from srq_nni.models.rules import buildable, fits, known, need
 from srq_nni.models.schema import check_kinds
 from srq_nni.models.speed import check_speed
-from srq_nni.models.teacher import TEACHER_LOSSES
-from srq_nni.models.unknown_keys import check_spelling
+from srq_nni.models.teacher import TEACHER_LOSSES, unused_settings
+from srq_nni.models.unknown_keys import check_spelling, ignored_settings
 
 REQUIRED = {
     True: ("name", "model_type", "num_gpu", "datasets", "network_g", "path", "train", "logger"),
@@ -84,12 +84,14 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "no
         refuse_alias(opt)
         check_parallel(gpus, distributed=launcher != "none")
         _check_quantized_model(opt, is_train)
-        warnings += _check_phases(opt) if is_train else []
+        warnings += [*_check_phases(opt), *unused_settings(opt)] if is_train else []
     elif is_alias(opt["network_g"]):
         check_parallel(gpus, distributed=launcher != "none")
         check_alias(opt, is_train=is_train, distributed=launcher != "none")
     else:
         _check_float_model(opt)
+    if not quantized:
+        warnings += ignored_settings(opt)
     check_datasets(opt["datasets"], opt.get("scale"), is_train=is_train)
     return warnings
 
@@ -224,5 +226,6 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
                 f"give the float checkpoint of network_g there, or delete {' and '.join(compared)}"
             )
         if "skt_opt" in compared:
-            InputRecorder(teacher, options.feature or find_preset(network["type"]).feature)
+            feature = find_preset(network["type"]).feature if options.feature is None else options.feature
+            InputRecorder(teacher, feature)
         checkpoint.load_weights(teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))

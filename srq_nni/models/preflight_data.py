@@ -37,8 +37,9 @@ def check_datasets(datasets: Mapping[str, Any], scale: Any, *, is_train: bool) -
     for name, dataset in datasets.items():
         phase = str(name).split("_")[0]
         if phase not in phases or (phase == "train" and name != "train"):
+            other = f"; is this a file for srq {name}?" if name in ("train", "test") else ""
             raise OptionError(
-                f"datasets: '{name}' is not a known phase; give {' or '.join(phases)}, or val_2 and so on"
+                f"datasets: '{name}' is not a known phase; give {' or '.join(phases)}, or val_2 and so on{other}"
             )
         _check_dataset(f"datasets: {name}", dataset, phase, scale)
 

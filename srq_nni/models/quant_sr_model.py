@@ -36,7 +36,7 @@ from srq_nni.models.injected_loss import inject
 from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
 from srq_nni.models.teacher import TEACHER_LOSSES, TeacherLosses
-from srq_nni.quantization.calibration import average_batch_statistics
+from srq_nni.quantization.calibration import average_batch_statistics, forget_statistics
 from srq_nni.quantization.layers import bounds_of
 
 
@@ -184,6 +184,8 @@ class QuantSRModel(SRModel):
 
     def set_phase(self, current_iter: int) -> None:
         """Put the quantizers into the phase of this iteration, which needs nothing but its number."""
+        if current_iter == 1:  # a quantized checkpoint to start from brings those of its own run
+            forget_statistics(self.get_bare_model(self.net_g))
         if self.quantization.quantizer == "ddtb" and current_iter == self.quantization.calibration_iters + 1:
             self._start_gates(self.get_bare_model(self.net_g))
         self._enter_phase(current_iter)

@@ -1,4 +1,4 @@
-"""The keys of an option file as pydantic models: what a run checks first, and the JSON schema that editors read.
+"""The keys of an option file as pydantic models: what a run checks first, and what ``json_schema`` is made from.
 
 The text below each key is its description in the schema. Keys that only BasicSR reads are described as far as they
 stand in its own option files; others pass, and ``unknown_keys`` looks at their spelling.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -23,19 +22,14 @@ from pydantic import (
 
 from srq_nni.compression.bounds import RELATIVE_LEARNING_RATE
 from srq_nni.compression.options import QuantizationOptions
-from srq_nni.compression.presets import PRESETS
-from srq_nni.compression.profiles import SWITCHES
 from srq_nni.errors import OptionError, did_you_mean
-from srq_nni.models.base import SUFFIX
-from srq_nni.quantization.methods import METHODS
-from srq_nni.validation import Number, sentence
+from srq_nni.validation import Number, Whole, sentence
 
 PATH_KEYS: dict[str, tuple[type, str]] = {  # beginning of a key of ``path`` -> what its value must be
     "pretrain_network_": (str, "a text"),
     "param_key_": (str, "a text"),
     "strict_load_": (bool, "true or false"),
 }
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Positive = Annotated[Number, Field(ge=1)]
 Rate = Annotated[Number, Field(ge=0)]
 Text = Annotated[StrictStr, Field(min_length=1)]
@@ -157,7 +151,19 @@ class BoundsOptimizer(BaseModel):
 
 class Scheduler(Block):
     type: Literal["MultiStepLR", "MultiStepRestartLR", "CosineAnnealingRestartLR"]
-    """How the learning rates fall; the other keys are its arguments."""
+    """How the learning rates fall."""
+    milestones: list[Positive] | None = None
+    """Iterations at which a MultiStepLR multiplies the learning rates with gamma."""
+    gamma: Number | None = None
+    """That factor, by default 0.1."""
+    periods: list[Positive] | None = None
+    """Lengths of the cosines of a CosineAnnealingRestartLR in iterations."""
+    restarts: list[Whole] | None = None
+    """Iterations at which a MultiStepRestartLR starts again, by default [0]."""
+    restart_weights: list[Number] | None = None
+    """Factors of the learning rates from each restart on, by default [1]."""
+    eta_min: Number | None = None
+    """Least learning rate of a CosineAnnealingRestartLR, by default 0."""
 
 
 class Loss(Typed):
@@ -279,61 +285,3 @@ def check_kinds(opt: Mapping[str, Any]) -> None:
         for wrong in error.errors(include_url=False):
             if wrong["type"] != "missing":
                 raise OptionError(sentence(wrong, OptionFile)) from None
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of option files, for editors and other tools."""
-    schema = OptionFile.model_json_schema()
-    definitions = schema["$defs"]
-    for part in (schema, *definitions.values()):
-        for entry in (part, *part.get("properties", {}).values()):
-            entry.pop("title", None)
-            if "description" in entry:
-                entry["description"] = " ".join(entry["description"].split())
-    for block, key, registry in (
-        (schema, "model_type", MODEL_REGISTRY),
-        (schema, "base_model", MODEL_REGISTRY),
-        (definitions["Network"], "type", ARCH_REGISTRY),
-        (definitions["Dataset"], "type", DATASET_REGISTRY),
-        (definitions["Typed"], "type", LOSS_REGISTRY),
-        (definitions["Metric"], "type", METRIC_REGISTRY),
-    ):
-        entry = block["properties"][key]
-        entry.pop("type")
-        entry["anyOf"] = [{"enum": _names(registry)}, {"type": "string", "minLength": 1}]  # suggested, not exhaustive
-    definitions["QuantizationOptions"]["allOf"] = _of_each_quantizer()
-    stock = [name for name in _names(MODEL_REGISTRY) if name != "QuantSRModel"]
-    schema["allOf"] = [
-        {
-            "if": {"properties": {"model_type": {"const": "QuantSRModel"}}, "required": ["model_type"]},
-            "then": {"required": ["quantization"], "properties": {"quantization": {"type": "object"}}},
-        },
-        {
-            "if": {"properties": {"model_type": {"enum": stock}}, "required": ["model_type"]},
-            "then": {"properties": {"quantization": False, "base_model": False}},
-        },
-    ]
-    return {"$schema": DIALECT, "title": "Option file of BasicSR with srq-nni", **schema}
-
-
-def _names(registry: Any) -> list[str]:
-    """Return what BasicSR and this package register, whatever else is registered meanwhile."""
-    own = (name for name, found in registry if found.__module__.split(".")[0] in ("basicsr", "srq_nni"))
-    aliases = [f"{method.upper()}_{architecture}" for method in METHODS for architecture in PRESETS]
-    others = {name.removesuffix(SUFFIX) for name in own} - {"QuantizedNetwork", *aliases}
-    return sorted(others) + (aliases if registry is ARCH_REGISTRY else [])
-
-
-def _of_each_quantizer() -> list[dict[str, Any]]:
-    """Return what only one of the quantizers takes, as conditions of the schema."""
-    conditions: list[dict[str, Any]] = []
-    for name, method in METHODS.items():
-        rules: dict[str, Any] = {
-            key: False for key, switch in SWITCHES.items() if (switch.pams if name == "pams" else switch.ddtb) is None
-        }
-        calibrations = [*method.activation.CALIBRATIONS]  # type: ignore[attr-defined]
-        rules["calibration"] = {"enum": [*calibrations, None]}
-        rules["weight_range"] = {"enum": [*method.weight.RANGES, None]}  # type: ignore[attr-defined]
-        conditions.append({"if": {"properties": {"quantizer": {"const": name}}}, "then": {"properties": rules}})
-    conditions[-1]["then"]["properties"]["calibration_iters"] = {"minimum": 1}
-    return [*conditions, {"anyOf": [{"required": ["bits"]}, {"required": ["config_list"]}]}]

@@ -15,6 +15,22 @@ from srq_nni.models.orientation import Orientation
 TEACHER_LOSSES = ("skt_opt", "distill_opt")  # keys of the train block that need a teacher
 
 
+def unused_settings(opt: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each setting of a teacher that no loss of the options uses."""
+    train = opt["train"]
+    skt, distill = (bool(train.get(key)) for key in TEACHER_LOSSES)
+    unused = {
+        "path: pretrain_network_t": (opt["path"].get("pretrain_network_t"), skt or distill, "skt_opt or distill_opt"),
+        "train: distill_flips": ("distill_flips" in train, distill, "distill_opt"),
+        "quantization: feature": (opt["quantization"].get("feature"), skt, "skt_opt"),
+    }
+    return [
+        f"{key}: nothing reads it without train: {losses}; add that, or delete the key"
+        for key, (given, used, losses) in unused.items()
+        if given and not used
+    ]
+
+
 class TeacherLosses:
     """Runs the teacher once a step, up to the feature if nobody reads its output.
 

@@ -17,19 +17,24 @@ from typing import Any
 from basicsr.utils.registry import DATASET_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from pydantic import BaseModel
 
+from srq_nni.archs.quantized_arch import OWN
 from srq_nni.compression.options import QuantizationOptions
 from srq_nni.errors import OptionError
 from srq_nni.models.base import find_base_model
 from srq_nni.models.schema import Block, Dataset, Logger, Metric, OptionFile, Train, Validation
+from srq_nni.models.teacher import TEACHER_LOSSES
 
 PIPELINE = ("basicsr.train", "basicsr.test", "basicsr.data", "basicsr.utils.options", "basicsr.utils.logger")
-OWN = ("basicsr", "srq_nni")
 LOOKUPS = ("get", "pop", "setdefault")
 HOMES: dict[str, type[BaseModel]] = {
     "quantization": QuantizationOptions,
     "train": Train,
     "val": Validation,
     "logger": Logger,
+}
+ONLY_QUANTIZED = {
+    "train": (*TEACHER_LOSSES, "distill_flips", "optim_q"),
+    "path": ("pretrain_network_t",),
 }
 LIKENESS = 0.75  # skt_opts and optim-q are alike to what was meant, fix_flow and warm_up to nothing
 
@@ -67,11 +72,26 @@ def check_spelling(opt: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
+def ignored_settings(opt: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each key that a QuantSRModel reads and the model of these options does not.
+
+    They are no errors, since another ``model_type`` and no ``quantization`` block make a float run of any file.
+    """
+    read = _read_by([MODEL_REGISTRY.get(opt["model_type"])])
+    return [
+        f"{where}: {key}: model_type '{opt['model_type']}' does not read it, a QuantSRModel does"
+        for where, keys in ONLY_QUANTIZED.items()
+        for key in keys
+        if key not in read and (opt.get(where) or {}).get(key) is not None
+    ]
+
+
 def _refuse_misplaced(opt: Mapping[str, Any]) -> None:
     """Refuse keys in a block that does not know them and beside one that does, where nothing would read them."""
     blocks: dict[str, type[BaseModel]] = {"": OptionFile, **HOMES}
     for where, described in blocks.items():
-        for key in (opt.get(where) if where else opt) or ():
+        block = opt.get(where) if where else opt
+        for key in block if isinstance(block, Mapping) else ():
             home = next((name for name, block in HOMES.items() if key in block.model_fields), None)
             if home is not None and key not in described.model_fields:
                 place = f"in '{where}'" if where else "outside the blocks"

@@ -35,6 +35,11 @@ class RunningMean(nn.Module):
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
+    def reset(self) -> None:
+        """Forget what was given so far."""
+        self.mean.zero_()
+        self.count.zero_()
+
     @torch.no_grad()
     def update(self, value: torch.Tensor) -> None:
         """Add one vector (detached, averaged over ranks)."""
@@ -54,6 +59,12 @@ class IntensityRecorder(nn.Module):
         self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(2, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def reset(self) -> None:
+        """Forget the batches so far."""
+        self.mean.zero_()
+        self.squares.zero_()
+        self.count.zero_()
 
     @torch.no_grad()
     def update(self, smallest: torch.Tensor, largest: torch.Tensor) -> None:
@@ -132,6 +143,13 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def forget_statistics(model: nn.Module) -> None:
+    """Let every quantizer of ``model`` start its statistics anew, in place; bounds stay."""
+    for module in model.modules():
+        if isinstance(module, RunningMean | IntensityRecorder):
+            module.reset()
+
+
 def average_batch_statistics(model: nn.Module) -> None:
     """Make the running statistics of every batch norm in ``model`` the mean over the ranks, in one exchange.
 

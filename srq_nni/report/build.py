@@ -138,7 +138,7 @@ def _benchmarks(run: Experiment) -> list[BenchReport]:
     """Return the results of ``srq bench --json`` that lie in the folder, by name; other JSON files are passed over."""
     found = []
     for path in sorted(run.folder.glob("*.json")):
-        with suppress(DataError, OSError, UnicodeDecodeError):
+        with suppress(DataError, OSError, UnicodeDecodeError, RecursionError):
             found.append(BenchReport.from_json(path.read_text(encoding="utf-8")))
     return found
 

@@ -81,7 +81,9 @@ def open_experiment(folder: str | os.PathLike[str]) -> Experiment:
         )
     metadata = checkpoint.read(newest).get(checkpoint.METADATA_KEY)
     if metadata is None:
-        raise CheckpointError(f"checkpoint '{newest}' is a float network; give a run of model_type QuantSRModel")
+        raise CheckpointError(
+            f"checkpoint '{newest}' does not say how it is quantized; give a run of model_type QuantSRModel"
+        )
     files = sorted(folder.glob("*.y*ml"), key=lambda path: path.stat().st_mtime)
     options = read_options(files[-1]) if files else {}
     logs = tuple(sorted(folder.glob("train_*.log")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,22 +10,29 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from srq_nni.compression.blocks import follow_released_order
+from srq_nni.compression.phases import gate_groups
 from srq_nni.compression.sites import Site
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
-from srq_nni.quantization.calibration import subsample
+from srq_nni.quantization.calibration import choose_dynamic_layers, subsample
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
 
-# Ways to start bounds, of which the one with the least squared error is taken, unless the user names one.
+# Ways to start, of which the one with the least squared error is taken, unless the user names one: the method's default
+# first, which wins a tie. A step that is not trained (weight_range: mse) starts as the default and is left out.
+PERCENTILES = (99.0, 99.9, 100.0)
 ACTIVATION_STARTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "pams": ({"calibration": "max"}, {"calibration": "mse"}),
-    "ddtb": ({"percentile": 99.0}, {"percentile": 99.9}, {"percentile": 100.0}),
+    "pams": ({"calibration": "mse"}, {"calibration": "max"}),
+    "ddtb": ({"calibration": "mse"}, *({"calibration": "percentile", "percentile": each} for each in PERCENTILES)),
 }
 WEIGHT_STARTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "pams": ({},),
-    "ddtb": ({"percentile": 99.0}, {"percentile": 99.9}, {"percentile": 100.0}),
+    "pams": ({"weight_range": "learned"},),  # a maximum may start better at 8 bits alone, where weights lose least
+    "ddtb": (
+        {"weight_range": "learned"},
+        *({"weight_range": "percentile", "percentile": each} for each in PERCENTILES),
+    ),
 }
 Key = tuple[str, str]  # module and target of a site
 
@@ -44,11 +51,13 @@ class Slot(ActivationQuantizer):
 
     def __init__(self, site: Site, method: str, widths: Sequence[int], starts: Sequence[Mapping[str, Any]]) -> None:
         super().__init__(max(widths))
-        make = get_method(method).activation
+        make, own = get_method(method).activation, _without_gates(site.options)
         self.candidates = {
-            bits: [_Candidate(make(bits, **{**site.options, **start}), {**site.options, **start}) for start in starts]
-            for bits in widths
+            bits: [_Candidate(make(bits, **{**own, **start}), {**own, **start}) for start in starts] for bits in widths
         }
+        for candidate in self._all():
+            if isinstance(candidate.quantizer, DDTBActivation):
+                candidate.quantizer.gate_share = site.options.get("dynamic_ratio")
         self.work: Literal["pass", "observe", "compare", "quantize"] = "pass"
         self.current: nn.Module | None = None
 
@@ -69,17 +78,17 @@ class Slot(ActivationQuantizer):
         """Return nothing: a slot trains no bound."""
         return []
 
+    @property
+    def released_order(self) -> bool:
+        """Whether a candidate rounds in the order of operations of the released code."""
+        quantizers = (candidate.quantizer for candidate in self._all())
+        return any(isinstance(each, ActivationQuantizer) and each.released_order for each in quantizers)
+
     def finish(self) -> None:
         """Start all bounds from what was observed."""
         for candidate in self._all():
             assert isinstance(candidate.quantizer, ActivationQuantizer)
             candidate.quantizer.eval().set_bounds_from_statistics()
-
-    @property
-    def intensity(self) -> float:
-        """DDTB's dynamic intensity of what was observed, 0 for other methods."""
-        first = next(self._all()).quantizer
-        return first.intensity.intensity if isinstance(first, DDTBActivation) else 0.0
 
     def _all(self) -> Iterator[_Candidate]:
         for candidates in self.candidates.values():
@@ -94,29 +103,35 @@ class Bank:
         sites: where quantizers may sit.
         method: ``pams`` or ``ddtb``.
         widths: bits that may be asked for.
-        fixed_starts: keep the sites' own options, since the user gave them.
+        settled: sites that start as their own options say, since the user gave these.
     """
 
     def __init__(
-        self, network: nn.Module, sites: Sequence[Site], method: str, widths: Sequence[int], *, fixed_starts: bool
+        self,
+        network: nn.Module,
+        sites: Sequence[Site],
+        method: str,
+        widths: Sequence[int],
+        settled: Collection[Key] = (),
     ) -> None:
-        self.network, self.method = network, method
+        self.network, self.method, self.settled = network, method, frozenset(settled)
         self.sites = [replace(site, options=_without_gates(site.options)) for site in sites]
         own: tuple[dict[str, Any], ...] = ({},)
         self._slots: dict[Key, Slot] = {}
         self._weights: dict[Key, dict[int, _Candidate]] = {}
-        for site in self.sites:
+        for given, site in zip(sites, self.sites, strict=True):
             each = sorted({*widths, site.bits})
             key = (site.module, site.target)
             if site.target == WEIGHT:
-                starts = own if fixed_starts else WEIGHT_STARTS[method]
+                starts = own if key in self.settled else WEIGHT_STARTS[method]
                 weight = network.get_submodule(site.module).get_parameter("weight").detach()
                 self._weights[key] = {bits: _best_weight(weight, site, method, bits, starts) for bits in each}
                 attach_quantizer(network, site.module, WEIGHT, _Passing())
             else:
-                slot = Slot(site, method, each, own if fixed_starts else ACTIVATION_STARTS[method])
+                slot = Slot(given, method, each, own if key in self.settled else ACTIVATION_STARTS[method])
                 attach_quantizer(network, site.module, site.target, slot)
                 self._slots[key] = slot
+        follow_released_order(network)
 
     @torch.no_grad()
     def calibrate(self, batches: Sequence[torch.Tensor]) -> None:
@@ -156,9 +171,19 @@ class Bank:
         """Return the options with which a site starts best at ``bits``."""
         return dict(self._chosen((site.module, site.target), bits).options)
 
-    def intensities(self) -> dict[Key, float]:
-        """Return DDTB's dynamic intensity of each activation."""
-        return {key: slot.intensity for key, slot in self._slots.items()}
+    def gates(self, widths: Mapping[Key, int], ratio: float) -> tuple[Key, ...]:
+        """Return the activations to which DDTB's training would give a gate at these bits; none for other methods.
+
+        Args:
+            widths: bits of every site.
+            ratio: share of those that name no ``dynamic_ratio`` of their own.
+        """
+        keys = list(self._slots)
+        network = nn.ModuleList(self._chosen(key, widths[key]).quantizer for key in keys)
+        names = []
+        for share, quantizers in gate_groups(network, ratio).items():
+            names += choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, share)
+        return tuple(keys[int(name)] for name in names)
 
     def _chosen(self, key: Key, bits: int) -> _Candidate:
         if key in self._weights:

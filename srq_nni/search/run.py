@@ -9,8 +9,6 @@ import numpy as np
 
 from srq_nni.errors import OptionError
 from srq_nni.progress import bar, track
-from srq_nni.quantization.calibration import choose_dynamic_layers
-from srq_nni.quantization.grid import MAX_BITS
 from srq_nni.search.bank import Key
 from srq_nni.search.budget import UNITS, Budget
 from srq_nni.search.choose import choose
@@ -115,7 +113,7 @@ class _Search:
             best,
             uniform,
             tuple(self.points.values()),
-            self._gates(best),
+            self.problem.measurer.bank.gates(self.problem.sites(best.assignment), self.problem.gate_ratio),
         )
 
     def point(self, choice: np.ndarray) -> Point:
@@ -259,15 +257,6 @@ class _Search:
                     ranked.append((-gain, up, down))
         for _, up, down in sorted(ranked):
             yield _changed(choice, (up, -1), (down, 1))
-
-    def _gates(self, best: Point) -> tuple[Key, ...]:
-        """Return the activations that DDTB should give a gate: those of greatest dynamic intensity below 8 bits."""
-        widths = self.problem.sites(best.assignment)
-        intensities = self.problem.measurer.bank.intensities()
-        narrow = {key: value for key, value in intensities.items() if widths[key] < MAX_BITS}
-        named = {f"{module} {target}": (module, target) for module, target in narrow or intensities}
-        ranked = {name: intensities[key] for name, key in named.items()}
-        return tuple(named[name] for name in choose_dynamic_layers(ranked, self.problem.gate_ratio))
 
 
 def measurements_alone(problem: Problem) -> Iterator[tuple[int, int, Measurement]]:

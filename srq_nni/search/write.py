@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from srq_nni.archs.quantized_arch import build_float
+from srq_nni.archs.aliases_arch import is_alias
 from srq_nni.atomic import atomic_file
-from srq_nni.compression.blocks import expose_sites
-from srq_nni.compression.options import options_from
-from srq_nni.compression.sites import Site, quantization_sites
-from srq_nni.errors import OptionError
-from srq_nni.quantization.methods import get_method
+from srq_nni.errors import WriteError
+from srq_nni.models.base import DEFAULT_BASE
+from srq_nni.search.block import quantization_block
 from srq_nni.search.run import Point, SearchResult
 from srq_nni.speedup.table import text_table
 
+EDITED = ("quantization.yml", "train.yml")  # what people edit
+SEAL = b"# as srq search wrote it: "  # before the digest of what stands above
 FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
-DROPPED = ("bits", "wiring", "head", "tail", "skip", "config_list", "calibration", "percentile", "limit_levels")
-DROPPED_WITH_ENTRIES = ("gate_statistics", "gate_gradient")  # stand in the entries
+QUANTIZED = "QuantSRModel"  # the model that trains a quantization block
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
-
-
-def quantization_block(result: SearchResult) -> dict[str, Any]:
-    """Return the ``quantization`` block with the bits that were found, as a config_list.
-
-    Raises:
-        OptionError: if the block does not mean what was found, which would be a defect of this function.
-    """
-    problem = result.problem
-    kept = {
-        key: value for key, value in problem.quantization_block.items() if key not in DROPPED + DROPPED_WITH_ENTRIES
-    }
-    block: dict[str, Any] = {**kept, "quantizer": problem.options.quantizer}
-    if result.gates:
-        block["dynamic_ratio"] = 0  # for all entries that do not say otherwise
-    block["config_list"] = [_entry(result, module, sites) for module, sites in _by_module(result).items()]
-    _check(block, result)
-    return block
 
 
 def write_result(
@@ -51,7 +33,7 @@ def write_result(
     Args:
         result: of the search.
         folder: which exists.
-        option_text: of the option file; its comments stay, only the block is replaced.
+        option_text: of the option file; its comments stay where only the block is replaced.
         options: that file and its overrides, read.
         command: for the comment at the top.
 
@@ -60,11 +42,11 @@ def write_result(
     """
     from srq_nni.search.plot import pareto_plot
 
-    block = quantization_block(result)
+    block = quantization_block(result.problem, result.best.assignment, result.gates)
     text = _block_text(block, result, command)
     contents = (
-        text.encode(),
-        _option_file(option_text, text, {**options, "quantization": block}).encode(),
+        _sealed(text),
+        _sealed(_option_file(option_text, text, _training_options(options, result.problem.network_block, block))),
         (json.dumps(as_data(result), indent=1) + "\n").encode(),
         pareto_plot(result),
     )
@@ -74,6 +56,30 @@ def write_result(
             file.write(content)
         paths.append(folder / name)
     return paths
+
+
+def refuse_edited(folder: Path) -> None:
+    """Check that a search may write its files into ``folder``.
+
+    Raises:
+        WriteError: if a file of an earlier search was edited since, or is none of a search.
+    """
+    for path in (folder / name for name in EDITED):
+        if path.exists() and not _is_sealed(path.read_bytes()):
+            raise WriteError(
+                f"'{path}' is not as a search wrote it and would be lost; move it away, or give another folder with -o"
+            )
+
+
+def _sealed(text: str) -> bytes:
+    """Return ``text`` with a last line by which another search tells whether it was edited."""
+    content = text.rstrip("\n").encode() + b"\n"
+    return content + SEAL + sha256(content).hexdigest().encode() + b"\n"
+
+
+def _is_sealed(content: bytes) -> bool:
+    above, seal, digest = content.rpartition(SEAL)
+    return bool(seal) and digest.strip() == sha256(above).hexdigest().encode()
 
 
 def table(result: SearchResult) -> str:
@@ -130,43 +136,6 @@ def _point_data(point: Point) -> dict[str, Any]:
     return {"bits": point.assignment, "psnr": point.psnr, "loss": point.loss, **totals}
 
 
-def _by_module(result: SearchResult) -> dict[str, list[tuple[Site, int]]]:
-    """Return module -> its sites with their bits, in the order of the network."""
-    bits = result.problem.sites(result.best.assignment)
-    found: dict[str, list[tuple[Site, int]]] = {}
-    for site in result.problem.measurer.bank.sites:
-        found.setdefault(site.module, []).append((site, bits[site.module, site.target]))
-    return found
-
-
-def _entry(result: SearchResult, module: str, sites: list[tuple[Site, int]]) -> dict[str, Any]:
-    """Return the entry of one module; settings stand once if its targets agree on them, below each target otherwise."""
-    problem = result.problem
-    settings: dict[str, dict[str, Any]] = {}
-    for site, bits in sites:
-        gate = {"dynamic_ratio": 1} if (site.module, site.target) in result.gates else {}
-        options = problem.measurer.bank.options(site, bits)
-        settings[site.target] = {"quant_dtype": f"int{bits}", **options, **gate}
-    shared = {key: value for setting in settings.values() for key, value in setting.items()}
-    agree = all(shared[key] == value for setting in settings.values() for key, value in setting.items())
-    defaults = get_method(problem.options.quantizer).activation_options
-    told = {key: value for key, value in shared.items() if defaults.get(key) != value}
-    entry: dict[str, Any] = {"op_names": [module], "target_names": sorted(settings)}
-    if agree:
-        return {**entry, **told}
-    return {**entry, "quant_dtype": shared["quant_dtype"], "target_settings": settings}
-
-
-def _check(block: dict[str, Any], result: SearchResult) -> None:
-    options = options_from(block)
-    model = build_float(result.problem.network_block)
-    expose_sites(model)
-    sites = quantization_sites(model, block["config_list"], options.quantizer)
-    found = {(site.module, site.target): site.bits for site in sites}
-    if found != result.problem.sites(result.best.assignment):
-        raise OptionError("the config_list that was made does not give the bits that were found; please report this")
-
-
 def _block_text(block: dict[str, Any], result: SearchResult, command: str) -> str:
     """Return the block as YAML with a comment on each entry."""
     best = result.best
@@ -194,6 +163,15 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _training_options(opt: dict[str, Any], network: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with the block and a model that trains it, which a stock model of BasicSR does not."""
+    name = opt.get("model_type")
+    if name != DEFAULT_BASE and not is_alias(opt["network_g"]):
+        return {**opt, "quantization": block}
+    extended = {} if name in (None, DEFAULT_BASE, QUANTIZED) else {"base_model": name}
+    return {**opt, "model_type": QUANTIZED, **extended, "network_g": network, "quantization": block}
+
+
 def _option_file(text: str, block: str, wanted: dict[str, Any]) -> str:
     """Return the option file with its block replaced; one that cannot be replaced in place is written anew."""
     from srq_nni.models.options import OptionLoader
@@ -206,4 +184,4 @@ def _option_file(text: str, block: str, wanted: dict[str, Any]) -> str:
         except yaml.YAMLError:
             pass
     others = {key: value for key, value in wanted.items() if key != "quantization"}
-    return block + yaml.safe_dump(others, sort_keys=False)
+    return f"{block}\n{yaml.safe_dump(others, sort_keys=False)}"

@@ -53,11 +53,13 @@ def inexact_without_vnni(proto: Any, rules: EngineRules) -> tuple[str, ...]:
     if not rules.without_vnni:
         return ()
     graph = OnnxGraph(proto.graph)
-    verdicts = {verdict.node: verdict for verdict in lint_graph(proto, rules) if verdict.runs_in_integers}
+    verdicts = {verdict.output: verdict for verdict in lint_graph(proto, rules) if verdict.runs_in_integers}
     found = [
-        verdicts[node.name].layer or node.name
+        verdict.layer or verdict.node
         for node in graph.nodes
-        if node.op_type in ("Conv", *PRODUCTS) and node.name in verdicts and _loses(node, graph, rules.even_weights)
+        if node.op_type in ("Conv", *PRODUCTS)
+        and (verdict := verdicts.get(node.output[0])) is not None
+        and _loses(node, graph, rules.even_weights)
     ]
     return tuple(dict.fromkeys(found))
 

@@ -52,6 +52,16 @@ class CertificateRow:
         """Whether no int32 accumulator can overflow."""
         return self.is_integer and self.bound < INT32_LIMIT
 
+    @property
+    def largest_sum(self) -> str:
+        """``bound`` as text for tables."""
+        return f"{self.bound:,}" if self.is_integer else "-"
+
+    @property
+    def float32(self) -> str:
+        """``exact_in_float32`` as text for tables."""
+        return _verdict(self.is_integer, self.exact_in_float32)
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -89,9 +99,9 @@ class Certificate:
                 row.name,
                 _bits(row.activation_bits),
                 _bits(row.weight_bits),
-                f"{row.bound:,}" if row.is_integer else "-",
+                row.largest_sum,
                 f"{row.bound / FLOAT32_LIMIT:.2%}" if row.is_integer else "-",
-                _verdict(row.is_integer, row.exact_in_float32),
+                row.float32,
                 _verdict(row.is_integer, row.exact_in_int32),
             )
             for row in self.rows

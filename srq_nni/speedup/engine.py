@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +20,10 @@ from srq_nni.quantization.layers import activation_quantizers, calibrate, quanti
 from srq_nni.speedup.calibrator import calibration_batches
 from srq_nni.speedup.contract import BaseModelSpeedup
 from srq_nni.speedup.export import ExportReport, export_onnx, write_atomically
-from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.onnx_file import is_onnx, read_onnx
 from srq_nni.speedup.table import text_table
+
+OUT_OF_MEMORY = ("alloc", "out of memory")  # std::bad_alloc, "Failed to allocate", "can't allocate memory"
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class EngineSpeedup(BaseModelSpeedup):
         self._export(network)
 
     def _is_onnx(self) -> bool:
-        return not isinstance(self.model, nn.Module) and Path(self.model).suffix == ".onnx"
+        return not isinstance(self.model, nn.Module) and is_onnx(self.model)
 
     def _network(self) -> nn.Module | str | os.PathLike[str]:
         """Return what to export: the model, with the quantizers of ``config`` if it has none of its own."""
@@ -168,9 +171,8 @@ class EngineSpeedup(BaseModelSpeedup):
         except ExportError:
             raise
         except Exception as error:  # each engine raises classes of its own
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ExportError(
-                f"{self.engine} refuses '{os.fspath(path)}': {first}; write it again with "
+                f"{self.engine} refuses '{os.fspath(path)}': {_lines(error)[0]}; write it again with "
                 f"export_onnx(..., engine='{self.engine}')"
             ) from error
 
@@ -185,17 +187,35 @@ class EngineSpeedup(BaseModelSpeedup):
         ``reset_context`` starts with a fresh execution context where an engine has one (TensorRT).
 
         Raises:
-            ExportError: before ``compress`` or ``load_quantized_model``, or for a tensor of another shape or dtype.
+            ExportError: before ``compress`` or ``load_quantized_model``, for a tensor of another shape or dtype, or if
+                the engine does not run one of this size or has no memory for it.
         """
-        array = self._array(test_data)
-        start = time.perf_counter()
-        output = self._run(array)[0]
-        seconds = time.perf_counter() - start
-        return torch.from_numpy(np.array(output)), seconds
+        with self._running(test_data):
+            array = self._array(test_data)
+            start = time.perf_counter()
+            output = self._run(array)[0]
+            seconds = time.perf_counter() - start
+            return torch.from_numpy(np.array(output)), seconds
 
     def outputs(self, test_data: torch.Tensor) -> list[np.ndarray]:
         """Return every output of the file in its order; ``inference`` returns the first. Errors as there."""
-        return [np.array(output) for output in self._run(self._array(test_data))]
+        with self._running(test_data):
+            return [np.array(output) for output in self._run(self._array(test_data))]
+
+    @contextmanager
+    def _running(self, test_data: torch.Tensor) -> Iterator[None]:
+        """Raise what an engine says while it runs ``test_data`` as an ``ExportError``."""
+        try:
+            yield
+        except ExportError:
+            raise
+        except Exception as error:  # each engine raises classes of its own
+            last = _lines(error)[-1].rstrip(".")
+            full = isinstance(error, MemoryError) or any(word in str(error).lower() for word in OUT_OF_MEMORY)
+            wanted = "a smaller image, or a smaller tile of it" if full else "an image of a size that the network takes"
+            raise ExportError(
+                f"{self.engine} does not run an input of shape {tuple(test_data.shape)}: {last}; give {wanted}"
+            ) from error
 
     def _array(self, test_data: torch.Tensor) -> np.ndarray:
         self._loaded()
@@ -230,3 +250,8 @@ class EngineSpeedup(BaseModelSpeedup):
         if self._content is None:
             raise ExportError("there is no engine yet; call compress() or load_quantized_model(path) first")
         return self._content
+
+
+def _lines(error: Exception) -> list[str]:
+    """Return what an error says in lines, or its class if that is nothing."""
+    return str(error).strip().splitlines() or [type(error).__name__]

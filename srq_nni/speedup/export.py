@@ -52,7 +52,7 @@ class ExportReport:
         path: the file.
         engine: the engine it is for.
         file_bytes: its size.
-        layers: one entry per quantized convolution.
+        layers: one entry per quantized convolution, in the order of ``certificate.rows``.
         certificate: exactness of their sums, and coverage.
         inexact_without_vnni: layers whose products older x86 CPUs round or saturate, see ``byte_products``.
     """
@@ -70,18 +70,21 @@ class ExportReport:
                 layer.name,
                 "float" if layer.activation_bits is None else str(layer.activation_bits),
                 "float" if layer.weight_bits is None else str(layer.weight_bits),
+                row.largest_sum,
+                row.float32,
                 "int8" if layer.runs_in_integers else "float32",
                 layer.reason or layer.note,
             )
-            for layer in self.layers
+            for layer, row in zip(self.layers, self.certificate.rows, strict=True)
         ]
+        head = ("layer", "activation", "weight", "largest sum", "in float32", "runs in", "because")
         integer = sum(layer.runs_in_integers for layer in self.layers)
         rules = get_rules(self.engine)
         lossy = rules.without_vnni.format(count=len(self.inexact_without_vnni)) if self.inexact_without_vnni else ""
         exact = "exact" if self.certificate.exact_in_int32 else "NOT EXACT"
         return (
             f"{self.path} for {self.engine}, {self.file_bytes / 1e6:.2f} MB\n"
-            f"{text_table(('layer', 'activation', 'weight', 'runs in', 'because'), rows)}\n"
+            f"{text_table(head, rows)}\n"
             f"{integer} of {len(rows)} quantized convolutions in integers, accumulators {exact} in int32; "
             f"coverage {self.certificate.coverage:.1%}" + "".join(f"\n{note}" for note in (rules.note, lossy) if note)
         )

@@ -1,4 +1,4 @@
-"""What a program has to know to feed images to an ONNX file, kept in its ``metadata_props``.
+"""What a program has to know to feed images to an ONNX file: its input, and what its ``metadata_props`` say.
 
 ``scale`` is the enlargement, ``value_range`` the value of white in input and output (networks of BasicSR: 1),
 ``colours`` the order of three channels, ``srq_version`` the version that wrote the file.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,3 +67,44 @@ def value_range_of(entries: Mapping[str, str]) -> float | None:
     if not 0 < value < float("inf"):
         raise ExportError(f"{RANGE_KEY}: {text!r} is not allowed; give the value of white, such as 1 or 255")
     return value
+
+
+def image_channels(proto: Any, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> int:
+    """Return the channels of the one image that goes in, after checking that one image goes in and one comes out.
+
+    Args:
+        proto: ``onnx.ModelProto``.
+        path: of its file, for messages.
+        size: (height, width) that it has to take; None for any.
+
+    Raises:
+        ExportError: if it is no network for images of this size.
+    """
+    weights = {constant.name for constant in proto.graph.initializer}
+    inputs = [entry for entry in proto.graph.input if entry.name not in weights]
+    if len(inputs) != 1 or len(proto.graph.output) != 1:
+        raise ExportError(
+            f"'{path}' has {len(inputs)} inputs and {len(proto.graph.output)} outputs; "
+            "give a network from one image to one image"
+        )
+    kind = inputs[0].type.tensor_type
+    sizes = [entry.dim_value if entry.HasField("dim_value") else None for entry in kind.shape.dim]
+    onnx = import_or_explain("onnx", "onnx")
+    if len(sizes) != 4 or sizes[1] not in (1, 3) or kind.elem_type != onnx.TensorProto.FLOAT:
+        dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+        shown = " x ".join("?" if length is None else str(length) for length in sizes)
+        raise ExportError(
+            f"'{path}' takes {dtype} of shape {shown}; give a network for float images (N, C, H, W) of 1 or 3 channels"
+        )
+    _check_size(sizes[2:], path, size)
+    return int(sizes[1])
+
+
+def _check_size(taken: list[int | None], path: str | os.PathLike[str], size: tuple[int, int] | None) -> None:
+    wanted = size or (None, None)
+    if any(length is not None and length != asked for length, asked in zip(taken, wanted, strict=True)):
+        height, width = ("?" if length is None else length for length in taken)
+        given = "" if size is None else f"give the size {height}x{width} (height x width), or "
+        raise ExportError(
+            f"'{path}' takes images of {width} x {height} pixels only; {given}export it with a free height and width"
+        )

@@ -14,6 +14,7 @@ import numpy as np
 
 from srq_nni.speedup.engine_rules import EngineRules, get_rules
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.lint_carriers import before_carriers, rectified
 from srq_nni.speedup.lint_rules import ACCEPTED, CONVOLUTIONS, PRODUCTS, QUANTIZED_NODES, Acceptance
 from srq_nni.speedup.onnx_file import read_onnx
 from srq_nni.speedup.onnx_graph import Grid, OnnxGraph
@@ -27,7 +28,8 @@ class Verdict:
     """What an engine will do with one convolution or matrix product.
 
     Attributes:
-        node: name of the node in the graph, or of its output if it has none.
+        node: name of the node in the graph, or of its output if it has none; files of others may repeat it.
+        output: its first output, which no other node of the graph has.
         layer: module path, empty for a node whose weight was not quantized by srq-nni.
         reason: why it will not run in integers; empty if it will.
         note: what a reader should know although it will; empty mostly.
@@ -35,6 +37,7 @@ class Verdict:
     """
 
     node: str
+    output: str
     layer: str
     reason: str
     note: str = ""
@@ -131,11 +134,11 @@ class _Linter:
         for node in self.graph.nodes:
             name = node.name or node.output[0]
             if node.op_type in QUANTIZED_NODES:
-                yield Verdict(name, "", self._quantized_node(node.op_type), kind=node.op_type)
+                yield Verdict(name, node.output[0], "", self._quantized_node(node.op_type), kind=node.op_type)
             elif node.op_type in CONVOLUTIONS or (node.op_type in PRODUCTS and self._has_constant_weight(node)):
                 reason = next(filter(None, self._reasons(node)), "")
                 note = "" if reason else next(filter(None, self._notes(node)), "")
-                yield Verdict(name, self._layer(node), reason, note, node.op_type)
+                yield Verdict(name, node.output[0], self._layer(node), reason, note, node.op_type)
 
     def _quantized_node(self, kind: str) -> str:
         if kind in self.accepted.runs:
@@ -155,12 +158,7 @@ class _Linter:
             yield self._behind(node)
 
     def _input(self, node: Any) -> Iterator[str]:
-        tensor = node.input[0]
-        before, carried = self.graph.producer(tensor), set[str]()
-        while before is not None and before.op_type in ("Pad", *self.accepted.carriers):
-            carried.add(before.op_type)
-            tensor = before.input[0]
-            before = self.graph.producer(tensor)
+        tensor, carried = before_carriers(self.graph, node.input[0], self.accepted)
         dequantizer = self._dequantizer(tensor)
         between, quantizer = self._writer(dequantizer)
         if dequantizer is None or quantizer is None:
@@ -169,13 +167,12 @@ class _Linter:
         if "Pad" in carried and "Pad" not in self.accepted.carriers:
             yield "a Pad stands between its quantizer and it"
         grid = self.graph.grid(dequantizer)
-        if "Relu" in carried and grid.zero_point is not None and grid.zero_point.any():
-            yield "a ReLU stands between its quantizer, which has a zero point, and it"
+        yield rectified(carried, grid)
         forbidden = [kind for kind in between if kind not in self.accepted.integer_operations]
         if forbidden:
             yield f"a {forbidden[0]} of integers stands before it, and {self.engine} takes none between Q and DQ"
-        if "Clip" in between:
-            yield self._clipped(grid, "before")
+        if between:
+            yield self._between(between[0], grid, "before")
         if not grid.is_constant and not self.accepted.computed_scales:
             yield f"the scale of its input is computed for each image, and {self.engine} takes constants"
         if not grid.is_per_tensor:
@@ -184,6 +181,8 @@ class _Linter:
             yield f"its input is {grid.dtype}, and {self.engine} takes {' or '.join(self.accepted.activations)}"
         if not self.accepted.zero_points:
             yield self._zero_point("its input", grid)
+        times = self.graph.uses(node.input[0]) if carried else self._reads(quantizer)
+        yield self._shared("its input", times, grid)
 
     def _weight(self, node: Any) -> Iterator[str]:
         dequantizer = self._dequantizer(node.input[1])
@@ -213,6 +212,8 @@ class _Linter:
         """Return why the output of a convolution does not go straight into one quantizer."""
         rule = f"{self.engine} runs a convolution in integers only if its output is quantized"
         cut, following = self._following(node)
+        if following and any(self.graph.is_output(each.output[0]) for each in (node, *cut)):
+            return f"{rule}, and this one's is an output of the network, too"
         kinds = sorted({reader.op_type for reader in following})
         if kinds != ["QuantizeLinear"]:
             return f"{rule}, and this one's goes to {', '.join(kinds) or 'the output of the network'}"
@@ -220,15 +221,30 @@ class _Linter:
             return f"{rule}, and {len(following)} quantizers read this one's"
         grid = self.graph.grid(following[0])
         if any(reader.op_type == "Clip" for reader in self.graph.readers(following[0].output[0])):
-            clipped = self._clipped(grid, "behind")
+            clipped = self._between("Clip", grid, "behind")
             if clipped:
                 return clipped
-        return next((f"{rule}, and {stays}" for node in cut if (stays := self._stays(node, grid))), "")
+        stay = next((f"{rule}, and {stays}" for node in cut if (stays := self._stays(node, grid))), "")
+        return stay or self._shared("its output", self._reads(following[0]), grid)
 
-    def _clipped(self, grid: Grid, where: str) -> str:
-        if not self.accepted.clips or grid.dtype in self.accepted.clips:
+    def _reads(self, quantizer: Any) -> int:
+        """Return how often the codes of a quantizer are read, once they are dequantized or as they are."""
+        codes = quantizer.output[0]
+        pairs = [node for node in self.graph.readers(codes) if node.op_type == "DequantizeLinear"]
+        return self.graph.is_output(codes) + sum(self.graph.uses(pair.output[0]) for pair in pairs)
+
+    def _shared(self, what: str, times: int, grid: Grid) -> str:
+        """Return that codes are read more than once where this keeps the engine from multiplying them."""
+        if times < 2 or grid.dtype not in ("int8", "uint8") or grid.dtype in self.accepted.shared:
             return ""
-        return f"a Clip of {grid.dtype} stands {where} it, and {self.engine} takes one of {self.accepted.clips[0]} only"
+        allowed = " or ".join(self.accepted.shared)
+        return f"{what} is {grid.dtype} and read {times} times, and {self.engine} takes such codes as {allowed} only"
+
+    def _between(self, kind: str, grid: Grid, where: str) -> str:
+        moved = self.accepted.moved_codes
+        if not moved or grid.dtype in moved:
+            return ""
+        return f"a {kind} of {grid.dtype} stands {where} it, and {self.engine} takes one of {moved[0]} only"
 
     def _stays(self, node: Any, grid: Grid) -> str:
         """Return what keeps a ReLU or a float Clip from being taken over by the quantizer after it."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 QUANTIZED_NODES = ("QLinearConv", "ConvInteger")  # integers by definition, in place of Q/DQ pairs
 CONVOLUTIONS = ("Conv", "ConvTranspose", *QUANTIZED_NODES)
 PRODUCTS = ("Gemm", "MatMul")
-CARRIERS = ("Pad", "Relu", "DepthToSpace")  # OpenVINO multiplies what comes out of them as integers if what goes in is
+# OpenVINO multiplies what comes out of these as integers if what goes in is.
+CARRIERS = ("Pad", "Relu", "DepthToSpace", "AveragePool", "Concat", "MaxPool", "Transpose")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Acceptance:
         weight_zero_points: the same for weights.
         computed_scales: whether the scale of an input may be other than a constant.
         integer_operations: kinds of nodes that may stand between QuantizeLinear and DequantizeLinear.
-        clips: types of codes that a Clip between the two may limit.
+        moved_codes: types of codes that a node between the two may limit or move.
+        shared: types of codes that more than one node may read once they are dequantized. ONNX Runtime makes uint8 of
+            int8 codes that one node reads, and has no integer convolutions of int8 codes on x86.
         carriers: kinds of nodes that may stand between DequantizeLinear and the convolution.
         quantizes_weights: it rounds float weights to int8 by itself.
         transposed: whether it has integer kernels for ConvTranspose.
@@ -43,7 +46,8 @@ class Acceptance:
     weight_zero_points: bool = False
     computed_scales: bool = False
     integer_operations: tuple[str, ...] = ("Clip", "DepthToSpace")
-    clips: tuple[str, ...] = ("int8", "uint8")
+    moved_codes: tuple[str, ...] = ("int8", "uint8")
+    shared: tuple[str, ...] = ("int8", "uint8")
     carriers: tuple[str, ...] = ()
     quantizes_weights: bool = False
     transposed: bool = True
@@ -62,7 +66,9 @@ ACCEPTED = {
         ("int8", "uint8"),
         weight_zero_points=True,
         computed_scales=True,
-        clips=("uint8",),
+        moved_codes=("uint8",),
+        shared=("uint8",),
+        carriers=("MaxPool", "Transpose"),
         quantizes_weights=True,
         transposed=False,
         needs_output_quantizer=True,

@@ -16,6 +16,11 @@ from srq_nni.errors import ExportError, did_you_mean
 from srq_nni.speedup.lazy import import_or_explain
 
 
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Whether a path has the ending of ONNX files, in capitals or not."""
+    return Path(path).suffix.lower() == ".onnx"
+
+
 def read_onnx(path: str | os.PathLike[str]) -> bytes:
     """Return the content of an ONNX file, with external tensors taken in.
 

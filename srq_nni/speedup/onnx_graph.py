@@ -74,6 +74,15 @@ class OnnxGraph:
             found += self.readers(node.output[0]) if node.op_type == "Identity" else [node]
         return found
 
+    def is_output(self, tensor: str) -> bool:
+        """Whether the graph returns ``tensor``, or an Identity of it."""
+        copies = [node.output[0] for node in self._readers.get(tensor, []) if node.op_type == "Identity"]
+        return tensor in self.outputs or any(map(self.is_output, copies))
+
+    def uses(self, tensor: str) -> int:
+        """Return how many inputs of nodes ``tensor`` is, and one more if the graph returns it."""
+        return len(self.readers(tensor)) + self.is_output(tensor)
+
     def constant(self, tensor: str) -> np.ndarray | None:
         """Return the value of a constant."""
         proto = self._tensors.get(self.resolve(tensor))

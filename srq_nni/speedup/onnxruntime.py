@@ -53,7 +53,7 @@ class ModelSpeedupONNXRuntime(EngineSpeedup):
     def _open(self, content: bytes, optimized: Path | None = None) -> Any:
         runtime = import_or_explain("onnxruntime", "onnxruntime")
         options = runtime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, too
         if self._needs_precision:
             options.add_session_config_entry(*PRECISION)
         if self.threads is not None:

@@ -58,7 +58,7 @@ class _Reach:
     resolution: Fraction = Fraction(1)
     radius: Fraction = Fraction(0)
     margin: tuple[int, int, int, int] = (0, 0, 0, 0)  # pixels that a Pad has added: top, left, bottom, right
-    whole: str = ""  # the node that looked at all pixels
+    whole: str = ""  # which node knows more of the image than a tile does
     has_places: bool = True  # False for numbers about the whole image
 
 
@@ -83,7 +83,7 @@ def receptive_field(proto: Any) -> ReceptiveField:
         return ReceptiveField(None, None, "its output is not a whole multiple of the input in size")
     scale = int(reach.resolution)
     if reach.whole:
-        return ReceptiveField(scale, None, f"{reach.whole} looks at the whole image")
+        return ReceptiveField(scale, None, reach.whole)
     return ReceptiveField(scale, math.ceil(reach.radius))
 
 
@@ -98,23 +98,49 @@ class _Walk:
         self.dequantized = {
             node.output[0]: node.input[0] for node in self.graph.node if node.op_type == "DequantizeLinear"
         }
+        self.shapes: set[str] = set()  # what a Shape gives of tensors that depend on the image
+        self.sizes: set[str] = set()  # values that come from height and width
+        self.filled: set[str] = set()  # constants repeated to the size of the image
 
     def reaches(self) -> dict[str, _Reach]:
         """Return the reach of every tensor that depends on the pixels; sizes and constants have none."""
         image = next(entry.name for entry in self.graph.input if entry.name not in self.constants)
         found = {image: _Reach()}
         for node in self.graph.node:
-            if node.op_type == "Shape":
-                continue
             inputs = [found[name] for name in node.input if name in found]
-            if not inputs:
+            if not inputs or node.op_type in ("Shape", "Size"):
+                self._note_sizes(node, bool(inputs))
                 continue
             reach = _joined(node, inputs)
             if reach.has_places:
                 reach = self._after(node, reach)
+                joins = node.op_type in POINTWISE | ACROSS_CHANNELS
+                if joins and not reach.whole and (self.shapes | self.sizes) & set(node.input):
+                    reach = replace(reach, whole=f"{_name(node)} takes a number that depends on the size of the image")
             for name in node.output:
                 found[name] = reach
         return found
+
+    def _note_sizes(self, node: Any, of_image: bool) -> None:
+        """Note what comes from the size of the image in the outputs of a node that no pixel goes through."""
+        inputs, outputs, kind = set(node.input), set(node.output), node.op_type
+        from_size, from_filled = bool(inputs & (self.shapes | self.sizes)), bool(inputs & self.filled)
+        if kind in ("Shape", "Size"):
+            if (of_image or from_size or from_filled) and not self._is_of_channels(node):
+                (self.shapes if kind == "Shape" else self.sizes).update(outputs)
+        elif not (from_size or from_filled) or (kind == "Gather" and self._is_of_channels(node)):
+            return
+        elif kind == "ConstantOfShape" or (kind == "Expand" and not {node.input[0]} & (self.shapes | self.sizes)):
+            self.filled.update(outputs)
+        else:
+            (self.filled if kind in POINTWISE and not from_size else self.sizes).update(outputs)
+
+    def _is_of_channels(self, node: Any) -> bool:
+        """Whether a Shape, or a Gather from one, gives batch or channels alone, which tiles have, too."""
+        if node.op_type == "Gather":
+            index = self._constant(node.input[1]) if node.input[0] in self.shapes else None
+            return index is not None and bool(np.isin(index, (0, 1, -4, -3)).all())
+        return node.op_type == "Shape" and self._attributes(node).get("end", 4) in (1, 2, -3, -2)
 
     def _after(self, node: Any, reach: _Reach) -> _Reach:
         kind = node.op_type
@@ -125,9 +151,9 @@ class _Walk:
             self._refuse_other_axes(node)
             return reach
         if kind in REDUCTIONS:
-            return reach if self._axes(node) == [1] else replace(reach, whole=_name(node), has_places=False)
+            return reach if self._axes(node) == [1] else replace(reach, whole=_whole(node), has_places=False)
         if kind in WHOLE_IMAGE:
-            return replace(reach, whole=_name(node), has_places=not kind.startswith("Global"))
+            return replace(reach, whole=_whole(node), has_places=not kind.startswith("Global"))
         method = {
             "Conv": self._conv,
             "ConvTranspose": self._transposed,
@@ -266,6 +292,10 @@ def _joined(node: Any, inputs: list[_Reach]) -> _Reach:
     if any((reach.resolution, reach.margin) != (first.resolution, first.margin) for reach in local):
         raise _NotTileableError(f"{_name(node)} joins tensors of different sizes")
     return replace(first, radius=max(reach.radius for reach in local), whole=whole)
+
+
+def _whole(node: Any) -> str:
+    return f"{_name(node)} looks at the whole image"
 
 
 def _name(node: Any) -> str:

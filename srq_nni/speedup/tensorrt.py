@@ -21,6 +21,7 @@ from srq_nni.speedup.engine import EngineSpeedup, PrecisionReport
 from srq_nni.speedup.inspector import precision_report
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.lint_rules import CONVOLUTIONS
+from srq_nni.speedup.onnx_file import is_onnx
 from srq_nni.speedup.tensorrt_api import Shape, TensorRT
 
 SMALLEST_SIDE = 8
@@ -81,7 +82,7 @@ class ModelSpeedupTensorRT(EngineSpeedup):
                 there before stays usable then.
         """
         api, cuda = self._ready()
-        if Path(path).suffix == ".onnx":
+        if is_onnx(path):
             self._build_from(path)
             return
         try:
@@ -105,16 +106,17 @@ class ModelSpeedupTensorRT(EngineSpeedup):
 
         Raises:
             ExportError: before ``compress`` or ``load_quantized_model``, for a tensor of another shape or dtype, or for
-                a size that a loaded engine, or one with ``shapes``, was not built for.
+                a size that a loaded engine, or one with ``shapes``, was not built for or has no memory for.
         """
         self._loaded()
         self.check_input(test_data)
         assert self._session is not None
-        if self._source is not None and self._may_grow and not self._session.takes(tuple(test_data.shape)):
-            self.shapes = _widened(self.shapes, tuple(test_data.shape))
-            logger.warning("building the engine anew for inputs of %s to %s", self.shapes[0], self.shapes[2])
-            self._content = self._build(self._source)
-        return self._session.run(test_data, reset_context)
+        with self._running(test_data):
+            if self._source is not None and self._may_grow and not self._session.takes(tuple(test_data.shape)):
+                self.shapes = _widened(self.shapes, tuple(test_data.shape))
+                logger.warning("building the engine anew for inputs of %s to %s", self.shapes[0], self.shapes[2])
+                self._content = self._build(self._source)
+            return self._session.run(test_data, reset_context)
 
     def precision_report(self) -> PrecisionReport:
         """Return the precision of each convolution, read from TensorRT's engine inspector."""

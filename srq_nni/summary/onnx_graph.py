@@ -55,11 +55,11 @@ def _summary(path: Path, proto: Any, graph: GraphReader) -> Summary:
 
 def _rows(graph: GraphReader, proto: Any, macs: dict[str, int]) -> tuple[Convolution, ...]:
     """Return one row a weight; a layer that runs twice adds its operations and is judged by its worst use."""
-    verdicts = {engine: {v.node: v.reason for v in lint_graph(proto, rules)} for engine, rules in ENGINES.items()}
+    verdicts = {engine: {v.output: v.reason for v in lint_graph(proto, rules)} for engine, rules in ENGINES.items()}
     rows: dict[str, Convolution] = {}
     for node in graph.layers:
         source, name = graph.source(node), graph.name(node)
-        engines = {engine: EngineVerdict(found.get(node.name, "")) for engine, found in verdicts.items()}
+        engines = {engine: EngineVerdict(found[node.output[0]]) for engine, found in verdicts.items()}
         before = rows.get(name)
         if before is not None:
             worst = {

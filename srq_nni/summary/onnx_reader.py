@@ -13,7 +13,7 @@ from srq_nni.errors import ExportError
 from srq_nni.quantization.grid import MAX_BITS, MIN_BITS
 from srq_nni.speedup.lazy import import_or_explain
 from srq_nni.speedup.lint import MARK_OF_WEIGHTS
-from srq_nni.speedup.lint_rules import PRODUCTS
+from srq_nni.speedup.lint_rules import PRODUCTS, QUANTIZED_NODES
 from srq_nni.speedup.onnx_graph import OnnxGraph
 
 TRAINED = {"BatchNormalization": (1, 2), "InstanceNormalization": (1, 2), "LayerNormalization": (1, 2), "PRelu": (1,)}
@@ -30,7 +30,7 @@ class GraphReader:
         metadata: ``metadata_props``.
 
     Raises:
-        ExportError: if there are no such layers.
+        ExportError: if there are no such layers, or some are written as integer operators instead of Q/DQ pairs.
     """
 
     def __init__(self, proto: Any) -> None:
@@ -38,6 +38,12 @@ class GraphReader:
         self._proto = proto
         self.metadata = {entry.key: entry.value for entry in proto.metadata_props}
         self._graph = OnnxGraph(proto.graph)
+        integers = next((node.op_type for node in proto.graph.node if node.op_type in QUANTIZED_NODES), None)
+        if integers is not None:
+            raise ExportError(
+                f"it has convolutions as {integers}, whose bits srq summary does not read; give the file with "
+                "QuantizeLinear / DequantizeLinear pairs that it was made from, or use lint_onnx"
+            )
         found = [node for node in proto.graph.node if node.op_type in NODES and self._weight(node) is not None]
         self.layers = [node for node in found if not _GATE.search(self._weight_name(node))]
         if not self.layers:
@@ -133,8 +139,9 @@ class GraphReader:
             weight = self._weight(node)
             assert weight is not None
             if node.output[0] not in shapes:
+                name = node.name or node.output[0]
                 raise ExportError(
-                    f"the size of the output of node '{node.name}' is not known; give a network of fixed scale"
+                    f"the size of the output of node '{name}' is not known; give a network of fixed scale"
                 )
             each = math.prod(weight.shape[1:]) if node.op_type == "Conv" else self._summed(node, weight)
             counted[node.output[0]] = math.prod(shapes[node.output[0]]) * each

@@ -69,16 +69,17 @@ def summarize_options(
 
 
 def summarize_checkpoint(path: str | os.PathLike[str]) -> Summary:
-    """Return the summary of a checkpoint of ours, with the gates that training chose.
+    """Return the summary of a checkpoint of ours, packed or not, with the gates that training chose.
 
     Raises:
         CheckpointError: if it is missing or broken, or does not say which network it is.
     """
     model = checkpoint.load(path)
-    metadata = checkpoint.read(path)[checkpoint.METADATA_KEY]
-    wiring = _wiring(options_from(metadata["quantization"]))
-    summary = summarize_network(model, subject=Path(path).name, wiring=wiring)
-    return replace(summary, network=str(metadata["network"].get("type")))
+    blocks = checkpoint.blocks_of(model)
+    assert blocks is not None  # a file without them is refused
+    network, quantization = blocks
+    summary = summarize_network(model, subject=Path(path).name, wiring=_wiring(options_from(quantization)))
+    return replace(summary, network=str(network.get("type")))
 
 
 def network_blocks(opt: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -100,7 +100,7 @@ TRAINING: list[tuple[str, Any, str]] = [
     ("logger:print_freq", 0, "logger: print_freq: 0 is not allowed"),
     ("logger:use_tb_logger", Missing, "logger: key 'use_tb_logger' is missing"),
     ("datasets:train", Missing, "datasets: key 'train' is missing"),
-    ("datasets:test", {}, "datasets: 'test' is not a known phase; give train or val"),
+    ("datasets:test", {}, "give train or val, or val_2 and so on; is this a file for srq test?"),
     ("datasets:val", None, "datasets: val: None is not a block of keys"),
     ("datasets:train:type", "PairedImagesDataset", "'PairedImagesDataset' is not known; did you mean"),
     (
@@ -134,7 +134,7 @@ def test_a_wrong_option_is_one_line(
         ("val:save_img", Missing, "val: key 'save_img' is missing"),
         ("val:save_img", True, "val: key 'suffix' is missing"),
         ("path:pretrain_network_g", Missing, "path: pretrain_network_g is missing; give the checkpoint to test"),
-        ("datasets:train", {}, "datasets: 'train' is not a known phase; give test or val"),
+        ("datasets:train", {}, "give test or val, or val_2 and so on; is this a file for srq train?"),
         ("quantization", Missing, "model_type QuantSRModel needs a 'quantization:' block"),
     ],
 )

@@ -120,3 +120,20 @@ def test_a_closed_pipe_ends_quietly() -> None:
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(timeout=120) == 141
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"), [("utf-8:strict", "caf\\udce9 é.png"), ("ascii:strict", "caf\\udce9 \\xe9.png")]
+)
+def test_names_that_the_terminal_cannot_show_are_escaped(encoding: str, line: str) -> None:
+    code = (
+        "import os, sys; from srq_nni.cli.main import exit_with; "
+        "exit_with(lambda _: sys.stdout.write(os.fsdecode(b'caf\\xe9 \\xc3\\xa9.png')), [])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", code],
+        env={"PATH": "", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.stdout.decode(), done.stderr.decode(), done.returncode) == (line, "", 0)

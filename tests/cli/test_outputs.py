@@ -25,7 +25,7 @@ COMMANDS = {  # what is written, below the working directory -> how
     "bench.json": "bench {net} --engine openvino --size 8x8 --repeats 1 --json bench.json",
     "large.png": "upscale {photo} -m {net} -o large.png --threads 1",
     "found/measurements.json": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
-    "found/train.yml": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
+    "found/bits.json": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
     "found/pareto.png": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
 }
 NOT_KILLED = ("bench.json", "large.png", "found/pareto.png")  # engines have threads; the last is one of four files
@@ -58,7 +58,7 @@ def old_file(folder: Path, written: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("written", [name for name in COMMANDS if name != "found/train.yml"])
+@pytest.mark.parametrize("written", [name for name in COMMANDS if name != "found/bits.json"])
 def test_full_and_read_only(
     run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], written: str
 ) -> None:

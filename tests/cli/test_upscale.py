@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from srq_nni.cli.main import main
 from srq_nni.speedup import upscale
 from srq_nni.speedup.openvino import has_bfloat16
 from tests.speedup.upscale.networks import nearest, repeated
+from tests.sr_data import REPOSITORY
 
 pytest.importorskip("openvino")
 PHOTO = np.ascontiguousarray(data.astronaut()[100:117, 150:173])
@@ -64,6 +69,22 @@ def test_a_folder_with_a_broken_image(here: Path, capsys: pytest.CaptureFixture[
         "out/b.webp: 23x17 -> 46x34",
     ]
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.webp", "b.webp"]
+
+
+def test_names_that_are_not_utf_8(here: Path) -> None:
+    """A folder of them is enlarged whole in an ordinary UTF-8 locale."""
+    (here / "in/broken.png").unlink()
+    shutil.copy(b"photo.png", b"in/caf\xe9.png")
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", "-m", "srq_nni", "upscale", "in", "-m", "x2.onnx", "-o", "out"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("srq: skipped 'in/notes.txt'\n", 0)
+    assert "out/caf\\udce9.png: 23x17 -> 46x34" in done.stdout and "3 images x2 with openvino" in done.stdout
+    assert sorted(os.listdir(b"out")) == [b"a.png", b"b.png", b"caf\xe9.png"]
 
 
 def test_a_missing_model_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

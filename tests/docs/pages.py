@@ -21,8 +21,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from srq_nni.cli.main import main
+from srq_nni.models.json_schema import json_schema
 from srq_nni.models.options import OptionLoader
-from srq_nni.models.schema import json_schema
 from tests.sr_data import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import yaml
 
-from srq_nni.models.schema import json_schema
+from srq_nni.models.json_schema import json_schema
 from tests.sr_data import REPOSITORY
 
 LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}

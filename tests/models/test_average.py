@@ -83,6 +83,19 @@ def test_the_average_is_the_one_computed_by_hand(
     assert same(dict(model.net_g_ema.named_buffers()), dict(model.net_g.named_buffers()))
 
 
+def test_weights_alone_are_averaged_too(options: dict[str, Any], batches: list[dict[str, torch.Tensor]]) -> None:
+    """Without activation quantizers a network may have no buffer."""
+    weights = {"op_types": ["Conv2d"], "target_names": ["weight"], "quant_dtype": "int4"}
+    model = build_model(changed(options, "quantization", {"quantizer": "pams", "config_list": [weights]}))
+    assert not list(model.net_g.buffers())
+    before = model.net_g.get_parameter("conv_last.weight").detach().clone()
+    train(model, batches, 1, 1)
+    live = model.net_g.get_parameter("conv_last.weight").detach()
+    expected = DECAY * before + (1 - DECAY) * live
+    torch.testing.assert_close(model.net_g_ema.get_parameter("conv_last.weight").detach(), expected)
+    assert not torch.equal(before, live)
+
+
 @pytest.mark.parametrize("block", [PAMS, DDTB])
 def test_bounds_under_calibration_are_copied(
     options: dict[str, Any], batches: list[dict[str, torch.Tensor]], block: dict[str, Any]

@@ -56,7 +56,43 @@ def test_legal_test_options_pass(photo_folders: Path, tmp_path: Path) -> None:
 def test_float_training_passes_too(options: dict[str, Any]) -> None:
     options["model_type"] = "SRModel"
     del options["quantization"]
-    check_options(options, is_train=True)
+    options["train"]["optim_q"] = {"lr": 1e-2}
+    assert check_options(options, is_train=True) == [
+        f"{key}: model_type 'SRModel' does not read it, a QuantSRModel does"
+        for key in ("train: skt_opt", "train: optim_q", "path: pretrain_network_t")
+    ]
+
+
+def test_settings_of_a_teacher_that_no_loss_uses_get_a_line(options: dict[str, Any]) -> None:
+    options["train"]["distill_flips"] = False
+    options["quantization"] = {**options["quantization"], "feature": "upsample"}
+    unused = "nothing reads it without train:"
+    assert check_options(options, is_train=True) == [
+        f"train: distill_flips: {unused} distill_opt; add that, or delete the key"
+    ]
+    assert check_options(changed(options, "train:skt_opt", None), is_train=True) == [
+        f"path: pretrain_network_t: {unused} skt_opt or distill_opt; add that, or delete the key",
+        f"train: distill_flips: {unused} distill_opt; add that, or delete the key",
+        f"quantization: feature: {unused} skt_opt; add that, or delete the key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train:scheduler:gamma", "0,5", "train: scheduler: gamma: '0,5' is not allowed; give a number"),
+        ("train:scheduler:milestones", "abc", "train: scheduler: milestones: 'abc' is not allowed; give a list"),
+        ("train:scheduler:milestones", [4, "x"], "train: scheduler: milestones[1]: 'x' is not allowed; give a number"),
+        ("network_g:res_scale", None, "network_g: res_scale: nothing is not allowed; give a number, such as the"),
+        ("network_g:img_range", "255,", "network_g: img_range: '255,' is not allowed; give a number, such as the"),
+        ("quantization", 4, "quantization: 4 is not a block"),
+        ("quantization:feature", "", "quantization: feature: '' is not allowed; give a text"),
+    ],
+)
+def test_wrong_kinds_that_would_end_a_run_later(options: dict[str, Any], key: str, value: Any, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_options(changed(options, key, value), is_train=True)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_home_directory_is_understood(

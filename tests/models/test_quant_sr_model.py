@@ -257,21 +257,6 @@ def test_a_file_from_the_observation_resumes_but_is_not_tested(
             use()
 
 
-def test_fine_tuning_starts_bounds_and_gates_anew(
-    options: dict[str, Any], batches: list[dict[str, torch.Tensor]]
-) -> None:
-    options = changed(options, "quantization", DDTB)
-    model = build_model(options)
-    train(model, batches, 1, 6)
-    model.save(0, 6)
-    tuned = build_model(changed(options, "path:pretrain_network_g", f"{options['path']['models']}/net_g_6.pth"))
-    assert len(tuned.optimizer_g.param_groups[-1]["params"]) == 4
-    train(tuned, batches, 1, 3)
-    gates = [p for _, q in activation_quantizers(tuned.net_g) if q.gate is not None for p in q.gate.parameters()]
-    assert [id(p) for p in tuned.optimizer_g.param_groups[-1]["params"]] == [id(p) for p in gates]
-    assert len(gates) == 4
-
-
 @pytest.mark.parametrize(
     ("change", "starts_float", "message"),
     [

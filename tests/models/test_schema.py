@@ -14,8 +14,9 @@ from srq_nni.cli.main import main
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.profiles import SWITCHES
 from srq_nni.errors import OptionError
+from srq_nni.models.json_schema import json_schema
 from srq_nni.models.options import read_options
-from srq_nni.models.schema import OptionFile, Train, check_kinds, json_schema
+from srq_nni.models.schema import OptionFile, Train, check_kinds
 from tests.sr_data import REPOSITORY, Missing, changed, evaluation_options, train_options
 
 FOLDER = REPOSITORY / "basicsr_configs"

@@ -115,6 +115,7 @@ def test_benchmarks_in_the_folder_are_shown(experiment: Path, tmp_path: Path) ->
     rows = (Row("openvino", "bfloat16", 1_230_000, notes=("no bfloat16 here",)),)
     (folder / "bench.json").write_text(BenchReport("net.pth", (24, 40), 1, 9, machine, rows).as_json())
     (folder / "other.json").write_text("{}")
+    (folder / "nested.json").write_text("[" * 100_000)
     text = write_report(folder, images=1).read_text()
     assert "<h3>net.pth, 40x24 pixels</h3>" in text and "A processor (avx2, no bfloat16)" in text
     assert "<td>bfloat16 [1]</td>" in text and "[1] no bfloat16 here" in text and "<td>1.23</td>" in text
@@ -192,5 +193,6 @@ def test_runs_without_our_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     torch.save({"params": {"weight": torch.zeros(1)}}, models / "net_g_5.pth")
     assert refused(capsys, str(models.parent)) == (
-        f"srq: error: checkpoint '{models / 'net_g_5.pth'}' is a float network; give a run of model_type QuantSRModel\n"
+        f"srq: error: checkpoint '{models / 'net_g_5.pth'}' does not say how it is quantized; "
+        "give a run of model_type QuantSRModel\n"
     )

@@ -22,6 +22,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["--max-bops", "nan"], "--max-bops nan is not allowed; give a number above 0"),
     (["--max-size", "1", "--saving", "size"], "--saving has no meaning beside a limit of cost; leave it out, or give"),
     (["--max-loss", "1", "--bits", "8"], "--bits 8 is no choice; give at least two different widths"),
+    (
+        ["--max-loss", "1", "--bits", "9"],
+        "--bits: 9 is not a bit width that can be quantized to; give an integer from 2 to 8",
+    ),
     (["--max-loss", "1", "--bits", "8", "8"], "--bits 8 8 is no choice; give at least two different widths"),
     (["--max-loss", "1", "--bits", "16", "8"], "--bits: 16 is not a bit width that can be quantized to"),
     (["--max-loss", "1", "--images", "val"], "datasets: there is no 'val' to measure on; give --images one of: train"),
@@ -45,6 +49,29 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("datasets:train:dataroot_lq", "nowhere", "datasets: train: its images cannot be read ("),
     ("datasets:train:type", "SingleImageDataset", "datasets: train: type 'SingleImageDataset' has no pairs; give a"),
     ("scale", "two", "scale: 'two' is not allowed; give the whole number that network_g enlarges by"),
+    (
+        "quantization",
+        {"quantizer": "pams", "bits": 4, "profile": "official"},
+        "quantization: student: random trains other weights than the float ones that a search measures; give "
+        "student: float beside profile: official",
+    ),
+    (
+        "quantization",
+        {"quantizer": "ddtb", "bits": 4, "profile": "official"},
+        "quantization: calibration: official leaves the bounds of ddtb at +-10 until training, so losses before it say "
+        "nothing about bits; give calibration: mse or percentile beside profile: official",
+    ),
+    (
+        "quantization",
+        {"quantizer": "pams", "bits": 4, "student": "random"},
+        "quantization: student: random trains other weights than the float ones that a search measures; give "
+        "student: float",
+    ),
+    (
+        "network_g:type",
+        "PAMS_EDSR",
+        "quantization: network_g: type PAMS_EDSR says already what is quantized; delete the block, or give type: EDSR",
+    ),
     ("network_g:type", "EDRS", "did you mean 'EDSR'?"),
 ]
 
@@ -91,6 +118,27 @@ def test_wrong_options_are_one_sentence(
     float_checkpoint(work_folder / "other.pth")
     write_yaml(work_folder / "o.yml", changed(options_for(crops), key, value))
     assert expected in refused("--max-loss", "1")
+
+
+def test_an_edited_file_is_not_written_over(
+    refused: Callable[..., str], work_folder: Path, crops: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_yaml(work_folder / "o.yml", options_for(crops))
+    arguments = ["-o", "found", "--max-size", "0.25", "--bits", "8", "3", "--count", "1", "--size", "12"]
+    for _ in range(2):  # its own files it may replace
+        main(["search", "-opt", "o.yml", *arguments])
+    capsys.readouterr()
+    block = work_folder / "found" / "quantization.yml"
+    edited = block.read_text() + "# mine\n"
+    block.write_text(edited)
+    assert refused(*arguments) == (
+        "'found/quantization.yml' is not as a search wrote it and would be lost; move it away, or give another folder "
+        "with -o"
+    )
+    assert block.read_text() == edited
+    block.unlink()
+    (work_folder / "found" / "train.yml").write_text("name: mine\n")
+    assert refused(*arguments).startswith("'found/train.yml' is not as a search wrote it")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

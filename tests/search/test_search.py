@@ -19,10 +19,11 @@ from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.errors import OptionError
 from srq_nni.models.options import read_options
 from srq_nni.models.preflight import check_options
-from srq_nni.quantization.layers import calibrate
+from srq_nni.quantization.layers import activation_quantizers, calibrate
 from srq_nni.search import Budget, SearchResult, search_bits
+from srq_nni.search.block import quantization_block
 from srq_nni.search.setup import Problem, problem_from
-from srq_nni.search.write import as_data, quantization_block, table, write_result
+from srq_nni.search.write import as_data, table, write_result
 from srq_nni.summary import summarize_network
 from tests.search.conftest import NETWORK, WEIGHTS, WIDTHS, options_for
 
@@ -43,6 +44,19 @@ def psnr_of(block: dict[str, Any] | None, problem: Problem) -> float:
     return float(np.mean(values))
 
 
+def block_of(result: SearchResult) -> dict[str, Any]:
+    return quantization_block(result.problem, result.best.assignment, result.gates)
+
+
+def intensities_in(block: dict[str, Any], problem: Problem) -> dict[tuple[str, str], float]:
+    """Return the dynamic intensity of each input of a network built from a block, on the search's images."""
+    network = QuantizedNetwork(NETWORK, block)
+    checkpoint.load_weights(network, WEIGHTS)
+    calibrate(network, [pair.low for pair in problem.images.pairs])
+    found = activation_quantizers(network)
+    return {(name.removesuffix(".input_quantizer"), "_input_0"): q.intensity.intensity for name, q in found}
+
+
 def same_bits(result: SearchResult) -> SearchResult:
     """Return the result as if 5 bits everywhere had been chosen."""
     return replace(result, best=result.uniform[5])
@@ -50,7 +64,7 @@ def same_bits(result: SearchResult) -> SearchResult:
 
 def test_the_limit_holds_by_an_independent_measurement(problem: Problem, within_loss: SearchResult) -> None:
     """The block that is written, through the door that training takes, with BasicSR's own metric."""
-    loss = psnr_of(None, problem) - psnr_of(quantization_block(within_loss), problem)
+    loss = psnr_of(None, problem) - psnr_of(block_of(within_loss), problem)
     assert loss == pytest.approx(within_loss.best.loss, abs=2e-3)
     assert loss <= 0.15
     assert within_loss.float_psnr == pytest.approx(psnr_of(None, problem), abs=2e-3)
@@ -66,12 +80,12 @@ def test_it_loses_less_than_equal_bits_of_the_same_size(problem: Problem, within
     same = within_size.uniform[5]
     assert within_size.best.summary.file_bytes <= same.summary.file_bytes
     assert within_size.best.loss < same.loss - 0.005
-    independent = psnr_of(quantization_block(same_bits(within_size)), problem)
-    assert psnr_of(quantization_block(within_size), problem) > independent + 0.005
+    independent = psnr_of(block_of(same_bits(within_size)), problem)
+    assert psnr_of(block_of(within_size), problem) > independent + 0.005
 
 
 def test_costs_are_those_of_the_summary_of_the_network(problem: Problem, within_size: SearchResult) -> None:
-    network = QuantizedNetwork(NETWORK, quantization_block(within_size))
+    network = QuantizedNetwork(NETWORK, block_of(within_size))
     summary = summarize_network(network, engines=())
     assert summary.bops == within_size.best.summary.bops
     assert summary.file_bytes == within_size.best.summary.file_bytes
@@ -132,15 +146,30 @@ def test_ddtb_gets_gates_where_activations_move_most(crops: Path) -> None:
     options["quantization"] = {"quantizer": "ddtb", "bits": 4, "dynamic_ratio": 0.4, "static_iters": 1}
     problem = problem_from(options, widths=(6, 3), count=2, size=16)
     result = search_bits(problem, Budget("size", 0.25), checks=2)
-    intensities = problem.measurer.bank.intensities()
+    block = block_of(result)
+    intensities = intensities_in(block, problem)
     assert len(result.gates) == 4
     assert min(intensities[key] for key in result.gates) >= max(
         value for key, value in intensities.items() if key not in result.gates
     )
-    block = quantization_block(result)
     gated = [entry["op_names"][0] for entry in block["config_list"] if "dynamic_ratio" in str(entry)]
     assert block["dynamic_ratio"] == 0 and sorted(gated) == sorted(module for module, _ in result.gates)
     assert summarize_network(QuantizedNetwork(NETWORK, block), engines=()).file_bytes == result.best.summary.file_bytes
+
+
+def test_entries_keep_their_own_shares_of_gates(crops: Path) -> None:
+    """As in a file that a search wrote: its gates were lost when it was searched again."""
+    entries = [{"op_names_re": [r"body\.[0-3]\.conv[12]$"], "quant_dtype": "int4"}]
+    entries += [{"op_names": ["body.4.conv1", "body.4.conv2"], "quant_dtype": "int4", "dynamic_ratio": 0.5}]
+    options = options_for(crops, "ddtb")
+    options["quantization"] = {"quantizer": "ddtb", "config_list": entries, "dynamic_ratio": 0, "static_iters": 1}
+    problem = problem_from(options, widths=(6, 3), count=2, size=16)
+    result = search_bits(problem, Budget("size", 0.25), checks=0)
+    assert result.gates == (("body.4.conv2", "_input_0"),)
+    intensities = intensities_in(block_of(result), problem)
+    assert intensities["body.4.conv2", "_input_0"] > intensities["body.4.conv1", "_input_0"]
+    again = problem_from({**options, "quantization": block_of(result)}, widths=(6, 3), count=2, size=16)
+    assert search_bits(again, Budget("size", 0.25), checks=0).gates == result.gates
 
 
 def test_deploy_gives_a_block_and_its_first_convolution_the_same_bits(crops: Path) -> None:

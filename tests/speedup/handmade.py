@@ -113,6 +113,8 @@ def block(
     pad: bool = False,
     add: bool = False,
     signed: bool = False,
+    skip: str = "",
+    returned: str = "",
     last: str = "float",
     **conv: Any,
 ) -> Any:
@@ -122,6 +124,8 @@ def block(
         activation: arguments of ``quantize`` before ``first``; None leaves it out.
         output: the same after it.
         relu, clip, add: what stands between ``first`` and the quantizer after it.
+        skip: tensor that is added behind the quantizer after it.
+        returned: tensor that is an output of the model, too.
         signed: ``first`` reads the input as it is, not after a ReLU.
         last: weight of ``last``.
         pad: a Pad between DequantizeLinear and ``first``.
@@ -146,7 +150,11 @@ def block(
         value = write.node("Add", [value, "source"], "sum")
     if output is not None:
         value = write.quantize(value, "last.input", **output)
+    if skip:
+        value = write.node("Add", [value, skip], "skipped")
     value = write.conv(value, "last", into=4, weight=last)
     model = write.model(value)
+    if returned:
+        model.graph.output.append(helper.make_tensor_value_info(returned, TensorProto.FLOAT, ["n", "c", "p", "q"]))
     onnx.checker.check_model(model)
     return model

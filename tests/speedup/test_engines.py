@@ -209,6 +209,10 @@ def test_speedup_contract(engine: str, tmp_path: Path) -> None:
     from_file = ENGINES[engine](str(tmp_path / "copy.onnx"), (1, 3, 32, 32), threads=1)
     from_file.compress()
     assert torch.equal(from_file.inference(photo().double())[0], kept)
+    (tmp_path / "copy.onnx").rename(tmp_path / "COPY.ONNX")
+    in_capitals = ENGINES[engine](tmp_path / "COPY.ONNX", (1, 3, 32, 32), threads=1)
+    in_capitals.compress()
+    assert torch.equal(in_capitals.inference(photo())[0], kept)
 
 
 @every_engine

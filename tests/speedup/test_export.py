@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from srq_nni.errors import ExportError, WriteError
 from srq_nni.quantization.layers import set_mode
 from srq_nni.speedup import export, export_float_onnx, export_onnx
+from srq_nni.speedup.certificate import Certificate, CertificateRow
+from srq_nni.speedup.export import LayerReport
 from srq_nni.speedup.table import text_table
 from tests.speedup.networks import edsr, mixed
 
@@ -23,15 +26,30 @@ def test_report(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     report = export_onnx(edsr("pams", 4), path)
     size = path.stat().st_size
+    first, second = (f"{row.bound:,}" for row in report.certificate.rows)
+    assert 0 < report.certificate.rows[0].bound <= 7 * 7 * 9 * 8, "codes of 4 bits reach 7"
     assert (report.path, report.engine, report.file_bytes) == (path, "openvino", size)
     assert str(report) == (
         f"{path} for openvino, {size / 1e6:.2f} MB\n"
-        "layer         activation  weight  runs in  because\n"
-        "body.0.conv1  4           4       int8\n"
-        "body.0.conv2  4           4       int8\n"
+        "layer         activation  weight  largest sum  in float32  runs in  because\n"
+        f"body.0.conv1  4           4       {first:<11}  exact       int8\n"
+        f"body.0.conv2  4           4       {second:<11}  exact       int8\n"
         "2 of 2 quantized convolutions in integers, accumulators exact in int32; "
         f"coverage {report.certificate.coverage:.1%}"
     )
+
+
+def test_report_says_which_sums_float32_does_not_hold(tmp_path: Path) -> None:
+    report = export_onnx(edsr("pams", 4), tmp_path / "model.onnx")
+    rows = (CertificateRow("a", 8, 8, 2**24, 1), CertificateRow("b", None, 8, 0, 1), CertificateRow("c", 8, 8, 9, 1))
+    layers = tuple(LayerReport(row.name, row.activation_bits, row.weight_bits, True, "") for row in rows)
+    report = replace(report, layers=layers, certificate=Certificate(rows, 3, (8, 8)))
+    assert str(report).splitlines()[1:5] == [
+        "layer  activation  weight  largest sum  in float32  runs in  because",
+        "a      8           8       16,777,216   NOT EXACT   int8",
+        "b      float       8       -            -           int8",
+        "c      8           8       9            exact       int8",
+    ]
 
 
 def test_report_says_why_not(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ UINT8 = {"dtype": np.uint8}
 PER_CHANNEL = np.linspace(0.01, 0.03, CHANNELS)
 OUTPUT = "onnxruntime runs a convolution in integers only if its output is quantized, and "
 GOES_TO_CONV = f"{OUTPUT}this one's goes to Conv"
+UINT8_ONLY = "onnxruntime takes such codes as uint8 only"
 ONLY_INT8 = "its input is uint8, and tensorrt takes int8"
 
 # name: (arguments of block, reason on OpenVINO, on ONNX Runtime, on TensorRT) of the convolution `first`.
@@ -121,6 +122,61 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "a Pad stands between its quantizer and it",
         "a Pad stands between its quantizer and it",
     ),
+    "skip of int8 codes": (
+        {"activation": INT8, "output": INT8, "skip": "first.input_dq"},
+        "",
+        f"its input is int8 and read 2 times, and {UINT8_ONLY}",
+        "",
+    ),
+    "skip of int8 codes into uint8": (
+        {"activation": INT8, "output": UINT8, "skip": "first.input_dq"},
+        "",
+        f"its input is int8 and read 2 times, and {UINT8_ONLY}",
+        "",
+    ),
+    "skip of uint8 codes": (
+        {"activation": UINT8, "output": UINT8, "skip": "first.input_dq"},
+        "",
+        "",
+        ONLY_INT8,
+    ),
+    "skip of floats": ({"activation": INT8, "output": INT8, "skip": "source"}, "", "", ""),
+    "int8 output read twice": (
+        {"activation": UINT8, "output": INT8, "skip": "last.input_dq"},
+        "",
+        f"its output is int8 and read 2 times, and {UINT8_ONLY}",
+        ONLY_INT8,
+    ),
+    "int8 output returned": (
+        {"activation": UINT8, "output": INT8, "returned": "last.input_dq"},
+        "",
+        f"its output is int8 and read 2 times, and {UINT8_ONLY}",
+        ONLY_INT8,
+    ),
+    "uint8 output read twice": (
+        {"activation": UINT8, "output": UINT8, "skip": "last.input_dq", "returned": "last.input_dq"},
+        "",
+        "",
+        ONLY_INT8,
+    ),
+    "float output returned": (
+        {"activation": UINT8, "output": UINT8, "returned": "first"},
+        "",
+        f"{OUTPUT}this one's is an output of the network, too",
+        ONLY_INT8,
+    ),
+    "float output returned before its ReLU": (
+        {"activation": UINT8, "output": UINT8, "relu": True, "returned": "first"},
+        "",
+        f"{OUTPUT}this one's is an output of the network, too",
+        ONLY_INT8,
+    ),
+    "float output returned after its ReLU": (
+        {"activation": UINT8, "output": UINT8, "relu": True, "returned": "rectified"},
+        "",
+        f"{OUTPUT}this one's is an output of the network, too",
+        ONLY_INT8,
+    ),
     "float bias": ({"activation": INT8, "output": INT8, "bias": "float"}, "", "", ""),
     "int32 bias": (
         {"activation": INT8, "output": INT8, "bias": "int32"},
@@ -169,6 +225,89 @@ def test_two_quantized_convolutions(second: str, output: dict[str, Any], tmp_pat
     assert report.integer_convolutions == ran_in_integers("openvino", path)
     if "scale" in output:
         assert report.verdicts[1].reason == "its input has a scale for each channel, and openvino takes one for all"
+
+
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "MaxPool": {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+    "AveragePool": {"kernel_shape": [2, 2], "strides": [2, 2]},
+    "Transpose": {"perm": [0, 1, 3, 2]},
+}
+FLOAT = "its input is not quantized"
+BEFORE_4_BITS = 17  # ONNX Runtime 1.31 refuses int8 codes behind a MaxPool from opset 21 on
+CARRIED = [
+    (["MaxPool"], "", ""),
+    (["Transpose"], "", ""),
+    (["MaxPool", "Transpose"], "", ""),
+    (["AveragePool"], "", FLOAT),
+    (["AveragePool", "MaxPool"], "", FLOAT),
+    (["Relu", "MaxPool"], "a ReLU and a MaxPool of int8 stand before it", FLOAT),
+]
+
+
+@pytest.mark.parametrize("grid", [INT8, {"zero": 3}, {"dtype": np.uint8, "zero": 128}, UINT8])
+@pytest.mark.parametrize(("kinds", "openvino", "onnxruntime"), CARRIED)
+def test_nodes_that_carry_integers(
+    kinds: list[str], openvino: str, onnxruntime: str, grid: dict[str, Any], tmp_path: Path
+) -> None:
+    write = GraphWriter()
+    value = write.quantize("x", "first.input", **grid)
+    for kind in kinds:
+        value = write.node(kind, [value], kind.lower(), **ATTRIBUTES.get(kind, {}))
+    value = write.quantize(write.conv(value, "first"), "output", **UINT8)
+    path = saved(write.model(write.node("Tanh", [value], "result"), opset=BEFORE_4_BITS), tmp_path)
+    if "Relu" in kinds and grid.get("zero"):
+        openvino = "a ReLU stands between its quantizer, which has a zero point, and it"
+    elif grid is UINT8:
+        openvino = ""
+    for engine, reason in (("openvino", openvino), ("onnxruntime", onnxruntime), ("tensorrt", FLOAT)):
+        report = lint_onnx(path, engine)
+        assert report.verdicts[0].reason == reason
+        if engine in ENGINES:
+            assert report.integer_convolutions == ran_in_integers(engine, path)
+
+
+@pytest.mark.parametrize("grid", [INT8, {"dtype": np.uint8, "zero": 128}])
+@pytest.mark.parametrize("second", ["same", "equal", "float"])
+def test_a_concat_of_one_grid_carries_integers(grid: dict[str, Any], second: str, tmp_path: Path) -> None:
+    write = GraphWriter()
+    half = write.constant("half", np.full((CHANNELS // 2, CHANNELS, 1, 1), 0.1, np.float32))
+    first = write.quantize(write.node("Conv", ["x", half], "left"), "left.output", **grid)
+    other = first if second == "same" else write.node("Conv", ["x", half], "right")
+    if second == "equal":
+        other = write.quantize(other, "right.output", **grid)
+    value = write.conv(write.node("Concat", [first, other], "joined", axis=1), "first")
+    path = saved(write.model(write.node("Tanh", [write.quantize(value, "output", **UINT8)], "result")), tmp_path)
+    for engine, reason in (("openvino", FLOAT if second == "float" else ""), ("onnxruntime", FLOAT)):
+        report = lint_onnx(path, engine)
+        assert report.verdicts[-1].reason == reason
+        assert report.integer_convolutions == ran_in_integers(engine, path)
+
+
+@pytest.mark.parametrize("read_twice", ["first.input_dq", "maxpool"])
+def test_int8_codes_that_are_read_twice_behind_a_carrier(read_twice: str, tmp_path: Path) -> None:
+    write = GraphWriter()
+    value = write.node("MaxPool", [write.quantize("x", "first.input")], "maxpool", **ATTRIBUTES["MaxPool"])
+    value = write.node("Tanh", [write.quantize(write.conv(value, "first"), "output", **UINT8)], "tanh")
+    result = write.node("Add", [value, write.node("Sigmoid", [read_twice], "side")], "result")
+    path = saved(write.model(result, opset=BEFORE_4_BITS), tmp_path)
+    report = lint_onnx(path, "onnxruntime")
+    reason = f"its input is int8 and read 2 times, and {UINT8_ONLY}" if read_twice == "maxpool" else ""
+    assert report.verdicts[0].reason == reason
+    assert report.integer_convolutions == ran_in_integers("onnxruntime", path)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_shuffle_of_codes(dtype: Any, tmp_path: Path) -> None:
+    write = GraphWriter()
+    value = write.quantize(write.node("Relu", ["x"], "source"), "first.input", dtype=dtype, between="DepthToSpace")
+    weight = write.weight("first.weight", (CHANNELS, CHANNELS // 4, 3, 3), "int8")
+    value = write.node("Conv", [value, weight], "first", pads=[1, 1, 1, 1])
+    path = saved(write.model(write.node("Tanh", [write.quantize(value, "output", **UINT8)], "result")), tmp_path)
+    refused = "a DepthToSpace of int8 stands before it, and onnxruntime takes one of uint8 only"
+    for engine, reason in (("openvino", ""), ("onnxruntime", refused if dtype == np.int8 else "")):
+        report = lint_onnx(path, engine)
+        assert report.verdicts[0].reason == reason
+        assert report.integer_convolutions == ran_in_integers(engine, path)
 
 
 @pytest.mark.parametrize("kind", ["QLinearConv", "ConvInteger", "ConvTranspose"])
@@ -262,6 +401,14 @@ def test_nodes_without_names_are_called_by_their_output(tmp_path: Path) -> None:
     for node in model.graph.node:
         node.name = ""
     assert [verdict.node for verdict in lint_onnx(saved(model, tmp_path)).verdicts] == ["first", "last"]
+
+
+def test_nodes_of_one_name_are_told_apart_by_their_output(tmp_path: Path) -> None:
+    model = block(activation=INT8)
+    for node in model.graph.node:
+        node.name = "conv"
+    verdicts = lint_onnx(saved(model, tmp_path)).verdicts
+    assert [(verdict.node, verdict.output) for verdict in verdicts] == [("conv", "first"), ("conv", "last")]
 
 
 def test_errors(tmp_path: Path) -> None:

@@ -162,3 +162,35 @@ def test_transposed_and_resized(tmp_path: Path) -> None:
     assert field_of(nn.Sequential(nn.Conv2d(3, 3, 5, padding=2), transposed), tmp_path) == ReceptiveField(3, 4)
     nearest = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3, padding=1))
     assert field_of(nearest, tmp_path) == ReceptiveField(2, 3)
+
+
+class Sized(nn.Module):
+    """A convolution whose result is changed by a number or a map that comes from the shape of its input."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, conv(3, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        height, channels = torch.onnx.operators.shape_as_tensor(x)[2], torch.onnx.operators.shape_as_tensor(x)[1]
+        if self.kind == "number":
+            return y + height / 1000
+        if self.kind == "channels":
+            return y * channels
+        if self.kind == "rows":
+            return y + torch.arange(x.shape[2])[:, None] / 100
+        if self.kind == "joined":
+            return torch.cat([y, torch.ones_like(y[:, :1]) * height], 1)
+        return torch.cat([y, torch.full((1, 1, x.shape[2], x.shape[3]), 0.5)], 1)  # a noise level
+
+
+@pytest.mark.parametrize(
+    ("kind", "refuses"),
+    [("number", "Add '/Add'"), ("rows", "Add '"), ("joined", "Concat '"), ("channels", ""), ("filled", "")],
+)
+def test_numbers_from_the_size_of_the_image(kind: str, refuses: str, tmp_path: Path) -> None:
+    field = field_of(Sized(kind), tmp_path)
+    assert (field.scale, field.radius) == (1, None if refuses else 1)
+    assert field.reason.startswith(refuses)
+    assert field.reason.endswith(" takes a number that depends on the size of the image" if refuses else "")

@@ -152,6 +152,9 @@ def test_engine_files(fake: Any, tmp_path: Path) -> None:
     from_onnx = ModelSpeedupTensorRT(tmp_path / "model.onnx", (1, 3, 48, 48))
     from_onnx.compress()
     assert torch.equal(from_onnx.inference(photo(48))[0], speedup.inference(photo(48))[0])
+    (tmp_path / "model.onnx").rename(tmp_path / "M4.ONNX")
+    from_onnx.load_quantized_model(tmp_path / "M4.ONNX")
+    assert torch.equal(from_onnx.inference(photo(48))[0], speedup.inference(photo(48))[0])
 
 
 def test_calibration_config_and_calibrator_reach_the_engine(fake: Any, tmp_path: Path) -> None:
@@ -213,6 +216,25 @@ def test_what_tensorrt_refuses_is_one_sentence(refuse: str, message: str, fake: 
         speedup.compress()
         speedup.inference(photo())
     assert str(error.value).startswith(message)
+
+
+def test_what_the_gpu_says_while_it_runs_is_one_sentence(
+    fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
+    speedup = speedup_of(edsr("pams", 4), tmp_path)
+    speedup.compress()
+
+    def fails(*arguments: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(FakeCuda, "empty", fails)
+    with pytest.raises(ExportError) as error:
+        speedup.inference(photo())
+    assert str(error.value) == (
+        "tensorrt does not run an input of shape (1, 3, 32, 32): CUDA out of memory. Tried to allocate 9 GiB; "
+        "give a smaller image, or a smaller tile of it"
+    )
 
 
 def test_wrong_use(fake: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.compression.phases import enter_phase, start_bounds_and_gates
+from srq_nni.packed import pack
 from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup import export_onnx
 from srq_nni.summary import Summary, summarize_checkpoint, summarize_network, summarize_onnx, summarize_options
@@ -72,7 +73,11 @@ def test_the_three_agree(case: str, tmp_path: Path) -> None:
     export_onnx(path, tmp_path / "m.onnx", engine)
     from_onnx = summarize_onnx(tmp_path / "m.onnx")
 
+    pack(path, tmp_path / "net.safetensors")
+    from_packed = summarize_checkpoint(tmp_path / "net.safetensors")
+
     assert numbers(from_options) == numbers(from_checkpoint) == numbers(from_onnx)
+    assert replace(from_packed, subject="net_g_latest.pth") == from_checkpoint
     assert (
         from_options.wiring
         == from_checkpoint.wiring

@@ -9,16 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from srq_nni.errors import OptionError
 from srq_nni.progress import track
 from srq_nni.quantization.layers import quantized_convolutions
 from srq_nni.speedup.bench.floats import has_quantizers, without_quantizers
 from srq_nni.speedup.engine import EngineSpeedup
 from srq_nni.speedup.engines import engine_of
 from srq_nni.speedup.export import export_float_onnx, export_onnx, write_atomically
-from srq_nni.speedup.image_metadata import read_metadata, value_range_of
+from srq_nni.speedup.image_metadata import image_channels, read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
-from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.onnx_file import is_onnx, read_onnx
 from srq_nni.speedup.openvino import BFLOAT16, FLOAT32, FLOAT_PRECISIONS
 from srq_nni.speedup.simulator import integer_simulator
 
@@ -88,18 +87,21 @@ def subject_of(
         name: in place of the file's.
 
     Raises:
-        ExportError, CheckpointError: if the model cannot be read or written for an engine.
+        ExportError, CheckpointError: if the model cannot be read, takes no images of this size, or cannot be written
+            for an engine.
     """
-    if not isinstance(model, nn.Module) and Path(model).suffix.lower() == ".onnx":
+    if not isinstance(model, nn.Module) and is_onnx(model):
         return _from_file(Path(model), folder, engines, size, threads, name)
     network = model
     if not isinstance(network, nn.Module):
         from srq_nni import checkpoint
 
         network = checkpoint.load(network)
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    shape = (1, first.in_channels, *size)
+    onnx = import_or_explain("onnx", "onnx")
     plain = export_float_onnx(network, folder / "float.onnx")
+    title = name or (type(network).__name__ if isinstance(model, nn.Module) else Path(model).name)
+    channels = image_channels(onnx.load_model_from_string(read_onnx(plain)), title, size)
+    shape = (1, channels, *size)
     quantized = any(quantized_convolutions(network))
     variants: list[Variant] = []
     for engine in track(engines, "Building engines", "engine"):
@@ -109,8 +111,7 @@ def subject_of(
             export_onnx(network, integer, engine)
             simulator = integer_simulator(network, engine=engine)
         variants += _of_engine(engine, plain, integer, simulator, shape, threads)
-    title = name or (type(network).__name__ if isinstance(model, nn.Module) else Path(model).name)
-    return Subject(title, first.in_channels, 1.0, tuple(variants))
+    return Subject(title, channels, 1.0, tuple(variants))
 
 
 def _from_file(
@@ -119,14 +120,11 @@ def _from_file(
     onnx = import_or_explain("onnx", "onnx")
     content = read_onnx(path)
     proto = onnx.load_model_from_string(content)
-    entries = read_metadata(proto)
+    channels, entries = image_channels(proto, path, size), read_metadata(proto)
     plain, integer = path, None
     if has_quantizers(proto):
         integer, plain = path, folder / "float.onnx"
         write_atomically(plain, without_quantizers(proto).SerializeToString())
-    channels = proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    if channels < 1:
-        raise OptionError(f"'{path}' does not say how many channels its images have; write it again with srq export")
     variants: list[Variant] = []
     for engine in track(engines, "Building engines", "engine"):
         own = integer if entries.get("engine", engine) == engine else None

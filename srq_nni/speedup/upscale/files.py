@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
-from srq_nni.errors import DataError, OptionError, did_you_mean, listing
+from srq_nni.errors import DataError, OptionError, WriteError, did_you_mean, listing
 from srq_nni.speedup.upscale.network import SRNetwork
 from srq_nni.speedup.upscale.pictures import FORMATS, MAX_PIXELS, check_format, read_picture, write_picture
 from srq_nni.speedup.upscale.upscaler import tiling, upscale
+
+REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EISDIR)  # the disk takes other results
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def plan(
         near = did_you_mean(source.name, siblings)
         raise DataError(f"'{source}' does not exist; give an image or a folder of images{near}")
     _refuse_losses(jobs)
-    present = [job for job in jobs if skip_existing and job.target.exists()]
+    present = [job for job in jobs if skip_existing and os.path.exists(job.target)]  # Path.exists fails on long names
     return Plan(tuple(job for job in jobs if job not in present), (*skipped, *(job.source for job in present)))
 
 
@@ -138,7 +141,7 @@ def run(
 
     Raises:
         OptionError, ExportError: if the tiles are not possible, before the first image, or the network fails.
-        WriteError: if the disk refuses a result, as it would refuse the next.
+        WriteError: if the disk refuses a result for more than its name, as it would refuse the next.
     """
     if max_pixels < 1:
         raise OptionError(f"max_pixels: {max_pixels} is not allowed; give a number of pixels from 1")
@@ -152,7 +155,9 @@ def run(
             check_format(job.target, deep=picture.pixels.itemsize > 1, alpha=picture.alpha is not None)
             result = upscale(network, picture, tile=tile, overlap=overlap, on_window=on_window)
             write_picture(result, job.target)
-        except DataError as error:
+        except (DataError, WriteError) as error:
+            if isinstance(error, WriteError) and error.errno not in REFUSED_NAMES:
+                raise
             outcome.failed.append((job, str(error)))
             if on_image is not None:
                 on_image((job, str(error)))
@@ -171,11 +176,21 @@ def _folder(source: Path, target: Path, suffix: str | None) -> tuple[list[Job], 
     if target.resolve() == source.resolve():
         raise OptionError(f"'{target}' is the folder the images come from; give another one")
     files = list(_files(source, target.resolve()))
-    images = [file for file in files if file.suffix.lower() in Image.registered_extensions()]
+    endings = _image_endings()
+    images = [file for file in files if file.suffix.lower() in endings]
     if not images:
         raise DataError(f"the folder '{source}' holds no images; give a folder with PNG, JPEG, WebP, TIFF or BMP files")
     jobs = [Job(file, _renamed(target / file.relative_to(source), suffix)) for file in images]
     return jobs, [file for file in files if file not in set(images)]
+
+
+def _image_endings() -> set[str]:
+    """Return the endings of what Pillow decodes; it also knows formats that it only writes, recognises or passes on."""
+    endings = Image.registered_extensions()  # loads what is in Image.OPEN
+    classes = {kind: opener for kind, (opener, _) in Image.OPEN.items() if isinstance(opener, type)}
+    stubs = {kind for kind, opener in classes.items() if issubclass(opener, ImageFile.StubImageFile)}
+    decoded = Image.OPEN.keys() - stubs - {"MPEG"} | {"MPO"}  # no films; the opener of JPEG opens MPO, too
+    return {ending for ending, kind in endings.items() if kind in decoded}
 
 
 def _files(folder: Path, without: Path) -> Iterator[Path]:
@@ -214,7 +229,7 @@ def _refuse_losses(jobs: Sequence[Job]) -> None:
     sources = {_identity(job.source): job.source for job in jobs}
     targets: dict[str, Path] = {}
     for job in jobs:
-        same = sources.get(_identity(job.target)) if job.target.exists() else None
+        same = sources.get(_identity(job.target)) if os.path.exists(job.target) else None
         if same is not None:
             raise OptionError(f"'{job.target}' is the image '{same}' itself; give another name or folder to write to")
         place = os.path.realpath(job.target)

@@ -6,7 +6,6 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from srq_nni.errors import ExportError
 from srq_nni.speedup.engine_rules import get_rules
 from srq_nni.speedup.engines import engine_of, engines_here, runs_here
 from srq_nni.speedup.export import export_onnx
-from srq_nni.speedup.image_metadata import FORMAT_KEY, RANGE_KEY, read_metadata, value_range_of
+from srq_nni.speedup.image_metadata import FORMAT_KEY, RANGE_KEY, image_channels, read_metadata, value_range_of
 from srq_nni.speedup.lazy import import_or_explain
-from srq_nni.speedup.onnx_file import read_onnx
+from srq_nni.speedup.onnx_file import is_onnx, read_onnx
 from srq_nni.speedup.receptive_field import receptive_field
 
 logger = logging.getLogger(__name__)
@@ -66,12 +65,12 @@ class SRNetwork:
         self.path = Path(model)
         with tempfile.TemporaryDirectory() as folder:
             file = self.path
-            if file.suffix.lower() != ".onnx":
+            if not is_onnx(file):
                 file = Path(folder) / "model.onnx"
                 export_onnx(model, file, engine or _first_engine())
             proto = import_or_explain("onnx", "onnx").load_model_from_string(read_onnx(file))
             entries = read_metadata(proto)
-            self.channels = _channels(proto, self.path)
+            self.channels = image_channels(proto, self.path)
             self.value_range = self._range(entries, value_range)
             self.engine = engine or _engine_for(entries.get("engine") if FORMAT_KEY in entries else None)
             field = receptive_field(proto)
@@ -146,28 +145,3 @@ def _engine_for(written_for: str | None) -> str:
     if written_for is not None:
         logger.warning("the file was written for %s, which does not run here; %s runs it", written_for, engine)
     return engine
-
-
-def _channels(proto: Any, path: Path) -> int:
-    """Return the channels of the one image that goes in, after checking that one image goes in and one comes out."""
-    weights = {constant.name for constant in proto.graph.initializer}
-    inputs = [entry for entry in proto.graph.input if entry.name not in weights]
-    if len(inputs) != 1 or len(proto.graph.output) != 1:
-        raise ExportError(
-            f"'{path}' has {len(inputs)} inputs and {len(proto.graph.output)} outputs; "
-            "give a network from one image to one image"
-        )
-    kind = inputs[0].type.tensor_type
-    sizes = [entry.dim_value if entry.HasField("dim_value") else None for entry in kind.shape.dim]
-    onnx = import_or_explain("onnx", "onnx")
-    if len(sizes) != 4 or sizes[1] not in (1, 3) or kind.elem_type != onnx.TensorProto.FLOAT:
-        dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-        shown = " x ".join("?" if size is None else str(size) for size in sizes)
-        raise ExportError(
-            f"'{path}' takes {dtype} of shape {shown}; give a network for float images (N, C, H, W) of 1 or 3 channels"
-        )
-    if sizes[2] is not None or sizes[3] is not None:
-        raise ExportError(
-            f"'{path}' takes images of {sizes[3]} x {sizes[2]} pixels only; export it with a free height and width"
-        )
-    return int(sizes[1])

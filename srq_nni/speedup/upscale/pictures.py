@@ -1,7 +1,6 @@
 """Image files of 8 and 16 bits: grey, RGB, palette, with alpha, upright whatever their EXIF orientation says.
 
-Pillow reads the header first, so that the size of an image is known before memory is taken for its pixels. It decodes 8
-bits; OpenCV decodes 16 bits, which Pillow would cut to 8 in colour.
+Pillow reads the header first, so that the size of an image is known before memory is taken for its pixels.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from srq_nni.atomic import atomic_file, write_error
 from srq_nni.errors import DataError
+from srq_nni.speedup.upscale.decoding import TURNED, decode, read_layout, upright
 
 MAX_PIXELS = 89_478_485  # the limit at which Pillow starts to warn
-GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N")
-COLOUR_MODES = ("P", "PA", "RGB", "RGBA")
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -70,23 +68,16 @@ def read_picture(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
             other than grey or RGB in 8 or 16 bits.
     """
     with _opened(path, max_pixels) as image:
-        mode, deep = image.mode, _has_16_bits(image)
-        orientation = _orientation(image)  # loads a PNG, and Pillow then forgets its depth
-        if mode not in GREY_MODES + COLOUR_MODES and not (deep and mode == "I"):
-            raise DataError(
-                f"'{path}' has pixels of mode {mode}; give grey or RGB pixels of 8 or 16 bits, with alpha or without"
-            )
-        image.load()
-        profile = image.info.get("icc_profile")
-        if deep:
-            pixels = _decode_16_bits(path, image.format)
-        else:
+        layout = read_layout(path, image)
+        orientation = _orientation(image)
+        if not layout.separate:  # Pillow lacks modes for some of them
+            image.load()
+        if not layout.deep:
             orientation = _orientation(image)  # Pillow turns TIFF files by itself when it loads them
-            pixels = _decode_8_bits(image)
-    pixels = _upright(pixels, orientation)
-    is_grey = mode in (*GREY_MODES, "I")
+        profile = image.info.get("icc_profile")
+        pixels = upright(decode(path, image, layout), orientation)
     alpha = np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] in (2, 4) else None
-    return Picture(np.ascontiguousarray(pixels[..., : 1 if is_grey else 3]), alpha, profile or None)
+    return Picture(np.ascontiguousarray(pixels[..., : 1 if pixels.shape[2] < 3 else 3]), alpha, profile or None)
 
 
 def write_picture(picture: Picture, path: Path) -> None:
@@ -151,61 +142,19 @@ def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
         raise DataError(
             f"'{path}' is no image that Pillow can read; give a PNG, JPEG, WebP, TIFF or BMP file"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, cv2.error) as error:
+    except Exception as error:  # damaged files bring Pillow's decoders to raise anything, MemoryError among it
         reason = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
         raise DataError(f"'{path}' cannot be read ({reason.splitlines()[0]}); give a whole image file") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-
-
-def _has_16_bits(image: ImageFile.ImageFile) -> bool:
-    """Whether the file holds 16 bits a channel, whatever mode Pillow would give it."""
-    arguments = image.tile[0].args if image.tile else ()
-    parts = arguments if isinstance(arguments, tuple) else (arguments,)
-    if image.format == "PPM" and len(parts) == 2 and isinstance(parts[1], int):
-        return parts[1] > 255
-    return any(isinstance(part, str) and ";16" in part for part in parts)
-
-
-def _decode_8_bits(image: Image.Image) -> np.ndarray:
-    """Return (H, W, C) uint8 in the order grey, alpha or red, green, blue, alpha."""
-    clear = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
-    base = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    target = base + "A" if clear else base
-    pixels = np.asarray(image if image.mode == target else image.convert(target))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _decode_16_bits(path: Path, kind: str | None) -> np.ndarray:
-    """Return (H, W, C) uint16 in the order red, green, blue, alpha; grey images may have 1 or 4 channels."""
-    content = io.BytesIO(path.read_bytes())
-    if kind == "TIFF":
-        with tifffile.TiffFile(content, mode="r+") as file:  # OpenCV would turn it, and not all the way
-            orientation = file.pages.first.tags.get(ExifTags.Base.Orientation)
-            if orientation is not None:
-                orientation.overwrite(1)
-    pixels = cv2.imdecode(np.frombuffer(content.getbuffer(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError("OpenCV does not decode its 16 bits")
-    if pixels.ndim == 2:
-        return pixels[..., None]
-    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Return ``pixels`` (H, W, C) as a viewer shows them; ``orientation`` is EXIF's, from 1 to 8."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+    """Return EXIF's number from 1 to 8; whatever else cameras write there means nothing."""
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(found) if found in TURNED else 1
 
 
 def _encode(picture: Picture, kind: str, file: BinaryIO, path: Path) -> None:
+    picture = _with_colours(picture, kind)
     if picture.pixels.dtype == np.uint16:
         file.write(_png_16(picture, path)) if kind == "PNG" else _write_tiff_16(picture, file)
         return
@@ -225,14 +174,20 @@ def _channels(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _deep_channels(picture: Picture) -> np.ndarray:
-    """Return what ``_channels`` does, but red, green and blue wherever there is alpha: few programs read the rest."""
-    pixels = picture.pixels
-    return _channels(pixels if picture.alpha is None or pixels.shape[2] == 3 else pixels.repeat(3, 2), picture.alpha)
+def _with_colours(picture: Picture, kind: str) -> Picture:
+    """Return ``picture`` as RGB if its file has no grey: WebP, or 16 bits with alpha, which few programs read as grey.
+
+    A colour profile of grey is not allowed there and left out.
+    """
+    deep_alpha = picture.pixels.dtype == np.uint16 and picture.alpha is not None
+    if picture.pixels.shape[2] == 3 or not (deep_alpha or kind == "WEBP"):
+        return picture
+    is_of_grey = picture.profile is not None and picture.profile[16:20] == b"GRAY"  # colour space in its header
+    return Picture(picture.pixels.repeat(3, 2), picture.alpha, None if is_of_grey else picture.profile)
 
 
 def _write_tiff_16(picture: Picture, file: Any) -> None:
-    pixels = _deep_channels(picture)
+    pixels = _channels(picture.pixels, picture.alpha)
     tifffile.imwrite(
         file,
         pixels,
@@ -246,7 +201,7 @@ def _write_tiff_16(picture: Picture, file: Any) -> None:
 
 
 def _png_16(picture: Picture, path: Path) -> bytes:
-    pixels = _deep_channels(picture)
+    pixels = _channels(picture.pixels, picture.alpha)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
     if picture.profile is None:

@@ -72,6 +72,26 @@ def test_skip_existing(network: SRNetwork, folder: Path, tmp_path: Path) -> None
     assert [path.name for path in todo.skipped] == ["notes.txt", "a.bmp", "b.png", "c.tif"]
 
 
+def test_what_pillow_knows_and_does_not_decode_is_no_image(folder: Path, tmp_path: Path) -> None:
+    for name in ("manual.pdf", "data.h5", "data.hdf", "data.grib", "data.bufr", "film.mpg", "film.mpeg", "x.palm"):
+        (folder / name).touch()
+    for name in ("e.jpg", "f.jpeg", "g.webp", "h.tiff", "i.ppm", "j.mpo", "k.JP2", "l.tga", "m.ico"):
+        (folder / name).touch()
+    todo = plan(folder, tmp_path / "out")
+    assert "".join(job.source.stem for job in todo.jobs) == "abefghijklmcd"
+    assert {path.suffix for path in todo.skipped} == {
+        ".pdf",
+        ".h5",
+        ".hdf",
+        ".grib",
+        ".bufr",
+        ".mpg",
+        ".mpeg",
+        ".palm",
+        ".txt",
+    }
+
+
 def test_one_image(network: SRNetwork, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     for target, expected in ((tmp_path / "new/x.tif", "new/x.tif"), (tmp_path / "there", "there/b.png")):
@@ -83,17 +103,44 @@ def test_one_image(network: SRNetwork, folder: Path, tmp_path: Path) -> None:
 def test_a_broken_image_does_not_stop_the_others(network: SRNetwork, folder: Path, tmp_path: Path) -> None:
     (folder / "a.bmp").write_bytes((folder / "a.bmp").read_bytes()[:500])
     (folder / "a.png").write_text("no image at all")
+    Image.fromarray(PHOTO).save(folder / "e.dds")
+    content = bytearray((folder / "e.dds").read_bytes())
+    content[80] = 0  # flags of the pixels: Pillow raises NotImplementedError
+    (folder / "e.dds").write_bytes(content)
     seen: list[Done | tuple[Job, str]] = []
     outcome = run(network, plan(folder, tmp_path / "out").jobs, on_image=seen.append)
-    assert [isinstance(result, Done) for result in seen] == [False, False, True, True, True]
+    assert [isinstance(result, Done) for result in seen] == [False, False, True, False, True, True]
     assert names(tmp_path / "out") == ["b.png", "sub/c.tif", "sub/d.png"]
-    assert [job.source.name for job, _ in outcome.failed] == ["a.bmp", "a.png"]
+    assert [job.source.name for job, _ in outcome.failed] == ["a.bmp", "a.png", "e.dds"]
     with pytest.raises(DataError) as error:
         outcome.raise_if_failed()
-    assert str(error.value) == "2 of 5 images failed (a.bmp, a.png); the others are written"
+    assert str(error.value) == "3 of 6 images failed (a.bmp, a.png, e.dds); the others are written"
     single = run(network, plan(folder / "a.png", tmp_path / "x.png").jobs)
     with pytest.raises(DataError, match=r"a.png' is no image that Pillow can read; give a PNG, JPEG"):
         single.raise_if_failed()
+
+
+def test_a_name_as_long_as_allowed_is_written(network: SRNetwork, folder: Path, tmp_path: Path) -> None:
+    longest = f"{'长' * 83}ab.png"  # 255 bytes
+    os.rename(folder / "b.png", folder / longest)
+    outcome = run(network, plan(folder, tmp_path / "out").jobs)
+    assert not outcome.failed and longest in names(tmp_path / "out")
+
+
+def test_a_name_that_cannot_be_written_does_not_stop_the_others(
+    network: SRNetwork, folder: Path, tmp_path: Path
+) -> None:
+    """One gets too long by its ending, one is a folder."""
+    os.rename(folder / "b.png", folder / f"{'b' * 252}.im")
+    (tmp_path / "out/a.bmp").mkdir(parents=True)
+    outcome = run(network, plan(folder, tmp_path / "out").jobs)
+    assert [reason for _, reason in outcome.failed] == [
+        f"'{tmp_path}/out/a.bmp' cannot be written: Is a directory; give another path",
+        f"'{tmp_path}/out/{'b' * 252}.png' cannot be written: File name too long; give a shorter name",
+    ]
+    assert names(tmp_path / "out") == ["sub/c.tif", "sub/d.png"]
+    (left,) = plan(folder, tmp_path / "out", skip_existing=True).jobs
+    assert left.source.suffix == ".im"
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), RuntimeError("engine")])

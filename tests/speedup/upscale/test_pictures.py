@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,26 @@ def test_depth_alpha_and_profile_survive(
     assert (read.alpha is not None) == with_alpha
     assert written.alpha is None or np.array_equal(read.alpha, written.alpha)
     assert read.profile == PROFILE
+
+
+@pytest.mark.parametrize(
+    ("picture", "name", "kept"),
+    [
+        (Picture(DEEP[..., :1], DEEP[..., 1]), "x.png", False),
+        (Picture(DEEP[..., :1], DEEP[..., 1]), "x.tif", False),
+        (Picture(PHOTO[..., :1]), "x.webp", False),
+        (Picture(DEEP[..., :1]), "x.tif", True),
+        (Picture(PHOTO[..., :1], PHOTO[..., 1]), "x.png", True),
+    ],
+    ids=["16 bits, alpha, png", "16 bits, alpha, tif", "webp", "16 bits", "8 bits, alpha"],
+)
+def test_a_profile_of_grey_stays_with_grey(picture: Picture, name: str, kept: bool, tmp_path: Path) -> None:
+    profile = bytearray(PROFILE)
+    profile[16:20] = b"GRAY"
+    write_picture(replace(picture, profile=bytes(profile)), tmp_path / name)
+    read = read_picture(tmp_path / name)
+    assert read.pixels.shape[2] == (1 if kept else 3)
+    assert read.profile == (bytes(profile) if kept else None)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
@@ -119,6 +140,25 @@ def test_orientation_is_applied(orientation: int, suffix: str, tmp_path: Path) -
     image = Image.fromarray(PHOTO)
     expected = np.asarray(image if orientation == 1 else image.transpose(methods[orientation]))
     assert np.array_equal(read_picture(path).pixels, expected * np.uint16(257) if "deep" in suffix else expected)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [struct.pack(">HI4s", 2, 4, b"abc\0"), struct.pack(">HI4s", 7, 1, b"\6\0\0\0"), struct.pack(">HIHH", 3, 1, 9, 0)],
+)
+def test_an_orientation_that_is_none_is_upright(field: bytes, tmp_path: Path) -> None:
+    """A text, bytes, and a number beyond 8."""
+    exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">H", 274) + field + bytes(4)
+    Image.fromarray(PHOTO).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "x.png").pixels, PHOTO)
+    content = cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes()
+    (tmp_path / "deep.png").write_bytes(with_chunk(content, b"eXIf", exif))
+    assert np.array_equal(read_picture(tmp_path / "deep.png").pixels, DEEP)
+
+
+def test_an_orientation_that_is_text_in_a_deep_tiff(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", DEEP, photometric="rgb", extratags=[(274, "s", 4, "abc", True)])
+    assert np.array_equal(read_picture(tmp_path / "x.tif").pixels, DEEP)
 
 
 def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
