@@ -14,7 +14,7 @@ from srq_nni.errors import OptionError
 def parser() -> Parser:
     """Return the parser of ``srq bench``."""
     made = Parser("bench", __doc__)
-    made.add_argument("model", metavar="MODEL", help="checkpoint of srq train, or an ONNX file")
+    made.add_argument("model", metavar="MODEL", help="checkpoint of srq train, packed file or ONNX file")
     made.add_argument(
         "--engine", action="append", metavar="ENGINE", help="may be repeated (default: all that run here)"
     )

@@ -15,7 +15,9 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser("export", __doc__)
     parser.add_argument("checkpoint", help="checkpoint of a QuantSRModel run, or a packed file")
     parser.add_argument("-o", "--output", required=True, metavar="MODEL.onnx", help="file to write")
-    parser.add_argument("--engine", default="openvino", metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument(
+        "--engine", default="openvino", metavar="ENGINE", help=f"one of {', '.join(ENGINES)} (default: openvino)"
+    )
     parser.add_debug()
     args = parser.parse_args(argv)
 

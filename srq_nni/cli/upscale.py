@@ -18,7 +18,9 @@ def parser() -> Parser:
     """Return the parser of ``srq upscale``."""
     made = Parser("upscale", __doc__)
     made.add_argument("input", metavar="IN", help="image or folder of images")
-    made.add_argument("-m", "--model", required=True, metavar="MODEL", help="ONNX file, or a checkpoint of srq train")
+    made.add_argument(
+        "-m", "--model", required=True, metavar="MODEL", help="ONNX file, packed file or checkpoint of srq train"
+    )
     made.add_argument("-o", "--output", required=True, metavar="OUT", help="image or folder to write")
     made.add_argument("--engine", metavar="ENGINE", help="openvino, onnxruntime or tensorrt (default: the file's own)")
     made.add_argument("--tile", type=int, metavar="N", help="pixels kept of each window; 0 for none (default: 256)")

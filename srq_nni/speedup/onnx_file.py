@@ -40,9 +40,9 @@ def read_onnx(path: str | os.PathLike[str]) -> bytes:
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # the class is protobuf's and differs between its versions
-        raise ExportError(f"'{path}' is not an ONNX file, or damaged; write it again with export_onnx") from error
+        raise ExportError(f"'{path}' is not an ONNX file, or damaged; write it again with srq export") from error
     if not model.graph.node:
-        raise ExportError(f"'{path}' is not an ONNX file, or damaged; write it again with export_onnx")
+        raise ExportError(f"'{path}' is not an ONNX file, or damaged; write it again with srq export")
     external = [tensor for tensor in _tensors(model, onnx.TensorProto) if tensor.data_location]
     for tensor in external:
         tensor.raw_data = _external_bytes(tensor, path)

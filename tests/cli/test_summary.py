@@ -46,7 +46,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["nope.pth"], "checkpoint 'nope.pth' does not exist; give the path of a .pth file"),
     (["float.pth"], "checkpoint 'float.pth' does not say which network it is; give one trained with model_type"),
     (["nope.onnx"], "'nope.onnx' cannot be read: No such file or directory; give an ONNX file written by export_onnx"),
-    (["text.onnx"], "'text.onnx' is not an ONNX file, or damaged; write it again with export_onnx"),
+    (["text.onnx"], "'text.onnx' is not an ONNX file, or damaged; write it again with srq export"),
     (["add.onnx"], "'add.onnx': it holds no convolution with a constant weight; give a super-resolution network"),
     (["flat.onnx"], "'flat.onnx': its output is no image (N, C, H, W); give a super-resolution network"),
     (["float.pth", "--no-probe"], "--no-probe has no meaning without -opt; leave it out"),

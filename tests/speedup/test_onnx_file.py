@@ -157,7 +157,7 @@ def test_what_is_no_onnx_file(folder: Path) -> None:
         (folder / "m.onnx").write_bytes(content)
         with pytest.raises(ExportError) as caught:
             read_onnx(folder / "m.onnx")
-        expected = f"'{folder / 'm.onnx'}' is not an ONNX file, or damaged; write it again with export_onnx"
+        expected = f"'{folder / 'm.onnx'}' is not an ONNX file, or damaged; write it again with srq export"
         assert str(caught.value) == expected
     with pytest.raises(ExportError) as caught:
         read_onnx(folder / "n.onnx")
