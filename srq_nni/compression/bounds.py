@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
@@ -70,8 +71,11 @@ def bounds_rate(
             ``official``.
 
     Raises:
-        OptionError: if both are given.
+        OptionError: if both are given, or one that is no number from 0.
     """
+    for name, rate in (("lr", lr), ("relative_lr", relative_lr)):
+        if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < inf):
+            raise OptionError(f"bounds: {name}: {rate!r} is not allowed; give a number from 0")
     if lr is not None and relative_lr is not None:
         raise OptionError(f"bounds: lr {lr:g} and relative_lr {relative_lr:g} are both given; give one of them")
     if lr is not None:

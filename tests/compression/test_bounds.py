@@ -67,3 +67,7 @@ def test_the_unit_of_the_rate() -> None:
     with pytest.raises(OptionError) as error:
         bounds_rate(0.5, 0.25)
     assert str(error.value) == "bounds: lr 0.5 and relative_lr 0.25 are both given; give one of them"
+    for wrong in (-0.1, float("nan"), "fast", True):
+        with pytest.raises(OptionError) as error:
+            bounds_rate(relative_lr=wrong)
+        assert str(error.value) == f"bounds: relative_lr: {wrong!r} is not allowed; give a number from 0"
