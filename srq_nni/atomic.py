@@ -21,6 +21,7 @@ REMEDIES = {
     errno.ENOENT: "create its folder first",
     errno.ENAMETOOLONG: "give a shorter name",
 }
+TOLD = 40  # characters of a file's name in that of its unfinished copy; 160 bytes at most, and a name may have 255
 
 
 def file_to_write(path: str | os.PathLike[str], *sources: str | os.PathLike[str], ending: str = "") -> Path:
@@ -61,7 +62,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     if not path.name:  # "/", "." and an empty text
         raise write_error(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # path's own name may be as long as the disk allows
+    # The name itself may be as long as the disk allows.
+    temporary = path.with_name(f".{path.name[:TOLD]}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:
             yield file

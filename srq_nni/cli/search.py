@@ -36,7 +36,6 @@ def main(argv: Sequence[str]) -> None:
     service = read_service(args.nni, listen_anyway=args.nni_listen_anyway) if args.nni else None
     opt = read_options(args.opt, args.force_yml)
     folder = Path(args.output or f"search/{opt.get('name', 'search')}")
-    refuse_edited(folder)
     problem = problem_from(
         opt,
         widths=args.bits,
@@ -48,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     _make(folder)
     for name in FILES:
         file_to_write(folder / name, args.opt)
+    refuse_edited(folder)
     if problem.images.warning:
         sys.stderr.write(f"srq: warning: {problem.images.warning}\n")
     spread = None
