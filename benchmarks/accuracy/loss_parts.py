@@ -20,9 +20,10 @@ from cells import NETWORKS, Cell  # noqa: E402
 from measure import evaluating, network, score  # noqa: E402
 from measuring import benchmark_sets, finished, validation_images  # noqa: E402
 from results import CSV, read_rows  # noqa: E402
-from run import described_parser, select  # noqa: E402
+from run import check_data, described_parser, select  # noqa: E402
 
-from srq_nni.atomic import atomic_file  # noqa: E402
+from srq_nni.atomic import atomic_file, file_to_write  # noqa: E402
+from srq_nni.errors import WriteError  # noqa: E402
 from srq_nni.quantization.activation import ActivationQuantizer  # noqa: E402
 from srq_nni.quantization.layers import set_mode  # noqa: E402
 from srq_nni.quantization.methods import METHODS  # noqa: E402
@@ -111,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="PATTERN", default="8bit", help="cells whose names contain this expression")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page")
     args = parser.parse_args(argv)
+    check_data(parser, args.data)
+    try:
+        file_to_write(args.output)
+    except WriteError as error:
+        parser.error(f"--output: {error}")
     torch.set_num_threads(1)
     done = read_rows(args.table)
     kept = {cell.name for cell in select(args.only) if cell.method in METHODS and (args.work / cell.name).is_dir()}

@@ -20,7 +20,7 @@ from images import read_pairs  # noqa: E402
 from measure import evaluating, network, score  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from results import Row, read_rows  # noqa: E402
-from run import described_parser  # noqa: E402
+from run import check_data, described_parser  # noqa: E402
 
 from srq_nni import packed  # noqa: E402
 from srq_nni.atomic import atomic_file  # noqa: E402
@@ -102,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = described_parser(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "weights", help="folder of the packed networks")
     args = parser.parse_args(argv)
+    check_data(parser, args.data)
     torch.set_num_threads(1)  # as the cells trained; with two threads the packed bytes are others
     rows = read_rows(args.table)
     ready = chosen(rows)

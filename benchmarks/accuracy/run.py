@@ -94,6 +94,12 @@ def described_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def check_data(parser: argparse.ArgumentParser, data: Path) -> None:
+    """Exit with a sentence if there is no such folder."""
+    if not data.is_dir():
+        parser.error(f"--data: '{data}' is no folder; give the one that holds benchmark/, train/, val/ and weights/")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = described_parser(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time, one thread each")
@@ -108,10 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for cell in select(args.only):
             print(f"{'done' if cell.name in done else '    '} {cell.name}")
         return 0
-    if not args.data.is_dir():
-        parser.error(
-            f"--data: '{args.data}' is no folder; give the one that holds benchmark/, train/, val/ and weights/"
-        )
+    check_data(parser, args.data)
     if args.cell is None:
         done = read_rows(args.table)
         cells = [cell for cell in select(args.only) if cell.name not in done]

@@ -216,7 +216,8 @@ def test_a_shipped_network_is_packed_with_its_card(
     monkeypatch.setattr(publish, "queue", lambda: [cell])
     monkeypatch.setattr(publish, "read_pairs", lambda *_: pairs)
     arguments = [
-        f"--{name}={tmp_path / place}" for name, place in (("work", "work"), ("table", "t.csv"), ("output", "."))
+        f"--{name}={tmp_path / place}"
+        for name, place in (("work", "work"), ("table", "t.csv"), ("output", "."), ("data", "."))
     ]
     assert publish.main(arguments) == 0
     file = tmp_path / "EDSR_x2_f32b5_ddtb_4bit.safetensors"

@@ -51,7 +51,7 @@ def test_the_parts_add_up_to_the_loss(
     monkeypatch.setattr(measuring, "training_images", lambda *_: pairs)
     monkeypatch.setattr(measuring, "CALIBRATION_BATCHES", 2)
     monkeypatch.setattr(loss_parts, "select", lambda _: [CELL])
-    arguments = ["--only", "least", f"--work={tmp_path}", f"--table={table}", f"--output={page}", "--data", "nowhere"]
+    arguments = ["--only", "least", f"--work={tmp_path}", f"--table={table}", f"--output={page}", f"--data={tmp_path}"]
     with pytest.raises(SystemExit):
         loss_parts.main(arguments)
     assert "--only: 'least' matches no quantized network of ours that is finished in" in capsys.readouterr().err
