@@ -138,6 +138,7 @@ def float_graph(network: nn.Module, sample: torch.Tensor | None) -> Any:
             "give a sample that the network accepts"
         ) from error
     _unshare_constants(proto.graph)
+    _drop_factors_of_one(proto.graph)
     return proto
 
 
@@ -153,6 +154,32 @@ def _unshare_constants(graph: Any) -> None:
         graph.initializer.add().CopyFrom(constants[node.input[0]])
         graph.initializer[-1].name = node.output[0]
         graph.node.remove(node)
+
+
+def _drop_factors_of_one(graph: Any) -> None:
+    """Take multiplications by 1 out, in place, such as a block with ``res_scale: 1.0`` has.
+
+    They change no value, and an engine would not fuse the convolution before one with the quantizer behind it.
+    """
+    onnx = import_or_explain("onnx", "onnx")
+    values = {constant.name: constant for constant in graph.initializer}
+    values |= {
+        node.output[0]: attribute.t for node in graph.node for attribute in node.attribute if node.op_type == "Constant"
+    }
+    ones = {
+        name
+        for name, value in values.items()
+        if list(value.dims) in ([], [1])
+        and value.data_type == onnx.TensorProto.FLOAT
+        and onnx.numpy_helper.to_array(value) == 1
+    }
+    returned = {output.name for output in graph.output}
+    sources: dict[str, str] = {}
+    for node in list(graph.node):
+        node.input[:] = [sources.get(name, name) for name in node.input]
+        if node.op_type == "Mul" and node.output[0] not in returned and len(ones & set(node.input)) == 1:
+            sources[node.output[0]] = next(name for name in node.input if name not in ones)
+            graph.node.remove(node)
 
 
 def _weight_of(network: nn.Module, name: str) -> torch.Tensor:

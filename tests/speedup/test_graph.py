@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from srq_nni import __version__
+from srq_nni import ModelSpeedupONNXRuntime, __version__
+from srq_nni.archs.quantized_arch import QuantizedNetwork
 from srq_nni.errors import ExportError
 from srq_nni.quantization.activation import PAMSActivation
 from srq_nni.quantization.layers import attach_quantizer
@@ -17,6 +19,7 @@ from srq_nni.speedup.graph import build_graph
 from srq_nni.speedup.integers import read_convolutions
 from tests.speedup.architectures import quantized
 from tests.speedup.networks import EDSR, calibrated, edsr, mixed, photo, quantize
+from tests.sr_data import NETWORK
 
 onnx = pytest.importorskip("onnx")
 
@@ -235,6 +238,29 @@ def test_wiring_deploy_quantizes_the_block_input_once() -> None:
     found = nodes(graph_of(quantized("EDSR", "pams", 4, "deploy"), "tensorrt"))
     readers = [name for name, node in found.items() if "body.0.input_dq" in node.input]
     assert readers == ["/body/body.0/conv1/Conv", "/body/body.0/Add"]
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_factor_of_one_is_no_operation(engine: str) -> None:
+    """``res_scale: 1.0`` is traced as a multiplication, for which ONNX Runtime would leave conv2 in floating point."""
+    block = {"quantizer": "pams", "bits": 4, "wiring": "deploy"}
+
+    def factors(res_scale: float) -> int:
+        torch.manual_seed(0)
+        network = QuantizedNetwork({**NETWORK, "res_scale": res_scale}, block)
+        graph = graph_of(calibrated(network, photo(16, 16)), engine)
+        return sum(node.op_type == "Mul" and node.name.startswith("/body/body.0/") for node in graph.graph.node)
+
+    assert [factors(res_scale) for res_scale in (1, 1.0, 0.5)] == [0, 0, 1]
+
+
+def test_onnxruntime_runs_scaled_by_one_in_integers(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    network = QuantizedNetwork({**NETWORK, "res_scale": 1.0}, {"quantizer": "pams", "bits": 4, "wiring": "deploy"})
+    engine = ModelSpeedupONNXRuntime(calibrated(network, photo(16, 16)), (1, 3, 16, 16), onnx_path=tmp_path / "m.onnx")
+    engine.compress()
+    assert all(layer.runs_in_integers for layer in engine.report.layers)
+    assert engine.precision_report().integer_convolutions == len(engine.report.layers)
 
 
 def test_a_gate_divides_before_and_multiplies_after_the_convolution() -> None:
