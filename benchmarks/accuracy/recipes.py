@@ -102,7 +102,7 @@ RECIPES = {
     ),
 }
 BEST_RATES = {4: "1e-3", 2: "2e-3", 3: "2e-3", 8: "2e-5"}  # of whole runs of EDSR 32x5
-RATES_OF_LARGER = {4: "3e-4", 2: "5e-4", 3: "5e-4", 8: "2e-5"}  # tried on EDSR 64x8 at 4 and 2 bits; 3 as 2, 8 as above
+RATES_OF_LARGER = {4: "3e-4", 2: "5e-4", 3: "5e-4", 8: "2e-5"}  # tried on EDSR 64x8 at 8, 4 and 2 bits; 3 as 2
 DISTILLED = {bits: f"recommended, distilled, lr {rate}" for bits, rate in {**BEST_RATES, 8: "1e-4"}.items()}
 WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     bits: f"recommended, distilled, learned steps, skips of 8 bits, lr {rate}"

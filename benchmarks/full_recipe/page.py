@@ -50,8 +50,8 @@ def _length() -> Iterator[str]:
     yield (
         f"\n`recommended` was made on small EDSRs in {PROTOCOL.iterations:,} iterations ([accuracy.md](accuracy.md)); "
         f"here its warm-up and decay are {share:.0f} times as long, and its phases those of the papers. It has not run "
-        "at this length. Its rates are those of 64 features, measured there at 4 and 2 bits; 3 bits take that of 2, "
-        "and 8 bits that of 32 features.\n"
+        "at this length. Its rates are those of 64 features, measured there at 8, 4 and 2 bits; 3 bits take that "
+        "of 2.\n"
     )
 
 
