@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,6 +27,7 @@ from srq_nni.speedup.grouped_layers import keep_from_gemm
 from srq_nni.speedup.image_metadata import write_metadata
 from srq_nni.speedup.integers import INT32_LIMIT, IntegerConv, IntegerNetwork, read_integers
 from srq_nni.speedup.lazy import import_or_explain
+from srq_nni.speedup.onnx_graph import OnnxGraph
 from srq_nni.speedup.pixel_shuffle import reorder_pixel_shuffles
 from srq_nni.speedup.qdq import QDQWriter
 from srq_nni.speedup.shared_outputs import keep_scales
@@ -161,25 +163,21 @@ def _drop_factors_of_one(graph: Any) -> None:
 
     They change no value, and an engine would not fuse the convolution before one with the quantizer behind it.
     """
-    onnx = import_or_explain("onnx", "onnx")
-    values = {constant.name: constant for constant in graph.initializer}
-    values |= {
-        node.output[0]: attribute.t for node in graph.node for attribute in node.attribute if node.op_type == "Constant"
-    }
-    ones = {
-        name
-        for name, value in values.items()
-        if list(value.dims) in ([], [1])
-        and value.data_type == onnx.TensorProto.FLOAT
-        and onnx.numpy_helper.to_array(value) == 1
-    }
-    returned = {output.name for output in graph.output}
+    known = OnnxGraph(graph)
     sources: dict[str, str] = {}
-    for node in list(graph.node):
+    for node in known.nodes:
         node.input[:] = [sources.get(name, name) for name in node.input]
-        if node.op_type == "Mul" and node.output[0] not in returned and len(ones & set(node.input)) == 1:
-            sources[node.output[0]] = next(name for name in node.input if name not in ones)
-            graph.node.remove(node)
+        if node.op_type == "Mul" and node.output[0] not in known.outputs:
+            factors = [name for name in node.input if not _is_one(known.constant(name))]
+            if len(factors) == 1:
+                sources[node.output[0]] = factors[0]
+                graph.node.remove(node)
+
+
+def _is_one(constant: np.ndarray | None) -> bool:
+    return (
+        constant is not None and constant.dtype == np.float32 and constant.shape in ((), (1,)) and bool(constant == 1)
+    )
 
 
 def _weight_of(network: nn.Module, name: str) -> torch.Tensor:
