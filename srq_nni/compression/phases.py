@@ -82,15 +82,25 @@ def observing(model: nn.Module, weights: str = "float") -> Iterator[None]:
 def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
     """Set DDTB's bounds from what was observed, add the gates, and return the names of the gated quantizers.
 
-    Quantizers that observed nothing, or anything but images (N, C, H, W) of one C, get none and do not count for the
-    share; where none is left, a warning says so.
-
     Args:
         model: network that has observed.
         ratio: share of the quantizers that get a gate; see ``gate_groups``.
     """
     set_bounds_from_statistics(model)
-    chosen = []
+    quantizers = ddtb_quantizers(model)
+    chosen = choose_gated(model, ratio)
+    for name in chosen:
+        quantizers[name].add_gate(Gate(int(quantizers[name].channels)))
+    return chosen
+
+
+def choose_gated(model: nn.Module, ratio: float) -> list[str]:
+    """Return the names of the DDTB quantizers that training gives a gate: those of greatest dynamic intensity.
+
+    Quantizers that observed nothing, or anything but images (N, C, H, W) of one C, get none and do not count for the
+    share; where none is left, a warning says so. Arguments as for ``start_bounds_and_gates``.
+    """
+    chosen: list[str] = []
     for share, quantizers in _shares(model, ratio).items():
         intensity = {name: q.intensity.intensity for name, q in quantizers.items() if q.channels > 0}
         chosen += choose_dynamic_layers(intensity, share)
@@ -101,9 +111,6 @@ def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
                 share,
                 len(quantizers),
             )
-    quantizers = ddtb_quantizers(model)
-    for name in chosen:
-        quantizers[name].add_gate(Gate(int(quantizers[name].channels)))
     return chosen
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from srq_nni.compression.blocks import follow_released_order
-from srq_nni.compression.phases import gate_groups
+from srq_nni.compression.phases import choose_gated
 from srq_nni.compression.sites import Site
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
-from srq_nni.quantization.calibration import choose_dynamic_layers, subsample
+from srq_nni.quantization.calibration import subsample
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
@@ -180,10 +180,7 @@ class Bank:
         """
         keys = list(self._slots)
         network = nn.ModuleList(self._chosen(key, widths[key]).quantizer for key in keys)
-        names = []
-        for share, quantizers in gate_groups(network, ratio).items():
-            names += choose_dynamic_layers({name: q.intensity.intensity for name, q in quantizers.items()}, share)
-        return tuple(keys[int(name)] for name in names)
+        return tuple(keys[int(name)] for name in choose_gated(network, ratio))
 
     def _chosen(self, key: Key, bits: int) -> _Candidate:
         if key in self._weights:

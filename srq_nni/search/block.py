@@ -9,6 +9,7 @@ from srq_nni.archs.quantized_arch import build_float
 from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.options import BESIDE_CONFIG_LIST, QuantizationOptions, options_from
 from srq_nni.compression.profiles import range_key, resolve
+from srq_nni.compression.settings import settings_of
 from srq_nni.compression.sites import Site, quantization_sites
 from srq_nni.errors import OptionError
 from srq_nni.quantization.methods import get_method
@@ -72,11 +73,8 @@ def _meant(block: Mapping[str, Any], network: Mapping[str, Any]) -> dict[Key, di
 def _settings(site: Site, quantizer: str) -> dict[str, Any]:
     """Return every setting of a site as its quantizer understands it, but a percentile that nothing reads."""
     method = get_method(quantizer)
-    make, names = (
-        (method.weight, method.weight_options)
-        if site.target == WEIGHT
-        else (method.activation, method.activation_options)
-    )
+    make = method.weight if site.target == WEIGHT else method.activation
+    names = [name for name in settings_of(quantizer, site.target) if name != "dynamic_ratio"]  # no quantizer's own
     made = make(site.bits, **{key: value for key, value in site.options.items() if key in names})
     found = {name: getattr(made, name) for name in names}
     if found[range_key(site.target)] not in READ_A_PERCENTILE:
@@ -94,12 +92,11 @@ def _left_out(options: QuantizationOptions) -> dict[str, Any]:
 
 def _entry(module: str, targets: Mapping[str, Mapping[str, Any]], quantizer: str) -> dict[str, Any]:
     """Return the entry of one module; settings stand once if that means the same, below each target otherwise."""
-    method = get_method(quantizer)
-    names = {True: method.weight_options, False: (*method.activation_options, "dynamic_ratio")}
     shared = {key: value for settings in targets.values() for key, value in settings.items()}
     entry: dict[str, Any] = {"op_names": [module], "target_names": sorted(targets)}
     if all(
-        settings == {key: value for key, value in shared.items() if key in ("quant_dtype", *names[target == WEIGHT])}
+        settings
+        == {key: value for key, value in shared.items() if key in ("quant_dtype", *settings_of(quantizer, target))}
         for target, settings in targets.items()
     ):
         return {**entry, **shared}

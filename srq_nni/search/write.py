@@ -20,7 +20,7 @@ from srq_nni.speedup.table import text_table
 
 EDITED = ("quantization.yml", "train.yml")  # what people edit
 SEAL = b"# as srq search wrote it: "  # before the digest of what stands above
-FILES = ("quantization.yml", "train.yml", "bits.json", "pareto.png")
+FILES = (*EDITED, "bits.json", "pareto.png")
 QUANTIZED = "QuantSRModel"  # the model that trains a quantization block
 _BLOCK = re.compile(r"^quantization:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
