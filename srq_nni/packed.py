@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -34,25 +34,35 @@ from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, IntegerGrid
 from srq_nni.quantization.layers import QuantizedLayer, add_stored_gates
 from srq_nni.quantization.weight import GridWeight, WeightQuantizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since then a weight may have a scale for each channel; a file without one says 1
 METADATA_KEY = "srq"
 SUFFIX = ".safetensors"
 
 
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class StoredWeight(BaseModel):
-    """Grid and shape of one packed weight, as the metadata spell them."""
+    """Grid and shape of one packed weight, as the metadata spell them; a list of scales has one for each channel."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     bits: int = Field(ge=MIN_BITS, le=MAX_BITS)
-    scale: float = Field(gt=0, allow_inf_nan=False)
+    scale: Scale | Annotated[list[Scale], Field(min_length=1)]
     minimum: int = Field(ge=-(2**MAX_BITS), le=0)
     maximum: int = Field(ge=0, le=2**MAX_BITS)
     shape: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=8)
 
     def grid(self) -> IntegerGrid:
         """Return the grid of the codes."""
-        return IntegerGrid(self.scale, self.minimum, self.maximum, self.bits)
+        scale = tuple(self.scale) if isinstance(self.scale, list) else self.scale
+        return IntegerGrid(scale, self.minimum, self.maximum, self.bits)
+
+    @model_validator(mode="after")
+    def _one_scale_for_each_channel(self) -> StoredWeight:
+        if isinstance(self.scale, list) and len(self.scale) != self.shape[0]:
+            raise ValueError(f"{len(self.scale)} scales for {self.shape[0]} channels")
+        return self
 
 
 class StoredMetadata(BaseModel):
@@ -119,7 +129,8 @@ def pack(source: nn.Module | str | os.PathLike[str], path: str | os.PathLike[str
     if not weights:
         raise CheckpointError("the network has no quantized weight to pack; give a quantized checkpoint")
     metadata = checkpoint.metadata_of(*blocks)
-    metadata |= {"format": FORMAT_VERSION, "weights": {name: weight.model_dump() for name, weight in weights.items()}}
+    version = FORMAT_VERSION if any(isinstance(weight.scale, list) for weight in weights.values()) else 1
+    metadata |= {"format": version, "weights": {name: weight.model_dump() for name, weight in weights.items()}}
     content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(metadata)})
     with atomic_file(target) as file:
         file.write(content)
@@ -159,8 +170,9 @@ def _tensors_of(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
             raise CheckpointError(f"the network's '{name}' holds NaN or infinity; give a checkpoint without")
         tensors[name] = tensor.detach().cpu().clone().contiguous()
     for name, grid, codes in _on_grids(network):
+        scale = list(grid.scale) if isinstance(grid.scale, tuple) else grid.scale
         weights[name] = StoredWeight(
-            bits=grid.bits, scale=grid.scale, minimum=grid.minimum, maximum=grid.maximum, shape=list(codes.shape)
+            bits=grid.bits, scale=scale, minimum=grid.minimum, maximum=grid.maximum, shape=list(codes.shape)
         )
         tensors[name] = pack_codes(codes, grid)
     return tensors, weights
@@ -221,7 +233,8 @@ def _read(path: Path) -> tuple[StoredMetadata, dict[str, torch.Tensor]]:
         where = ""
         if isinstance(error, ValidationError):
             first = error.errors()[0]
-            where = f" ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+            place = [str(part) for part in first["loc"] if not str(part).startswith(("constrained-", "list["))]
+            where = f" ({'.'.join(place)}: {first['msg']})"  # without the kinds of a union
         raise CheckpointError(
             f"packed file '{path}' has damaged metadata{where}; give a file as srq pack wrote it"
         ) from None

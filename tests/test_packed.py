@@ -60,11 +60,18 @@ def integers(network: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+def version_of(path: Path) -> int:
+    """Return the format of a packed file: 1 is what releases before scales of channels read."""
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    return int(json.loads(header["__metadata__"]["srq"])["format"])
+
+
 # --- the same bits
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("weight_range", ["mse", "learned"])
+@pytest.mark.parametrize("weight_range", ["mse", "learned", "learned_per_channel"])
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 def test_codes_and_output_are_bit_identical(method: str, weight_range: str, bits: int, tmp_path: Path) -> None:
     network = small({"quantizer": method, "bits": bits, "wiring": "deploy", "weight_range": weight_range})
@@ -72,6 +79,7 @@ def test_codes_and_output_are_bit_identical(method: str, weight_range: str, bits
         if bound.ndim == 0:  # the factor of a weight's step
             bound.data.fill_(-0.2)
     pack(network, tmp_path / "n.safetensors")
+    assert version_of(tmp_path / "n.safetensors") == (2 if weight_range == "learned_per_channel" else 1)
     loaded = srq_nni.load(tmp_path / "n.safetensors")
     before, after = integers(network), integers(loaded)
     assert before.keys() == after.keys() and len(before) == 2
@@ -236,13 +244,19 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
 WEIGHT = "body.0.conv1.weight"
 CHANGES: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = [
     (lambda h, m: h.pop("__metadata__"), "' is a safetensors file without metadata of srq-nni; give one from srq pack"),
-    (lambda h, m: m.update(format=2), "' has format 2 and this version reads up to 1; update srq-nni"),
+    (lambda h, m: m.update(format=3), "' has format 3 and this version reads up to 2; update srq-nni"),
     (lambda h, m: m.pop("format"), "' has damaged metadata; give a file as srq pack wrote it"),
     (lambda h, m: m.update(extra=1), "' has damaged metadata (extra: Extra inputs are not permitted); give"),
     (lambda h, m: m["weights"][WEIGHT].update(bits=9), "(weights.body.0.conv1.weight.bits: Input should be less than"),
     (
         lambda h, m: m["weights"][WEIGHT].update(scale=0.0),
         "(weights.body.0.conv1.weight.scale: Input should be greater",
+    ),
+    (lambda h, m: m["weights"][WEIGHT].update(scale=[1.0, -1.0]), "weight.scale: Input should be a"),
+    (lambda h, m: m["weights"][WEIGHT].update(scale=[]), "weight.scale: Input should be a"),
+    (
+        lambda h, m: m["weights"][WEIGHT].update(scale=[1.0] * 7),
+        "(weights.body.0.conv1.weight: Value error, 7 scales for 8 channels); give a file as srq pack wrote it",
     ),
     (lambda h, m: m["weights"][WEIGHT].update(scale=float("nan")), "weight.scale: Input should be a"),
     (lambda h, m: m["weights"][WEIGHT].update(shape=[-8, -8, 3, 3]), "weight.shape.0: Input should be greater"),

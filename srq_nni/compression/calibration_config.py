@@ -17,7 +17,7 @@ from srq_nni.compression.wrapper import quantizer_of
 from srq_nni.errors import OptionError, SRQError, did_you_mean
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
 from srq_nni.quantization.gate import Gate
-from srq_nni.quantization.grid import IntegerGrid
+from srq_nni.quantization.grid import IntegerGrid, along_channels
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.weight import GridWeight, WeightQuantizer
@@ -25,7 +25,7 @@ from srq_nni.quantization.weight import GridWeight, WeightQuantizer
 CalibrationConfig = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
-def codes_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> tuple[float, int, int]:
+def codes_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> tuple[float | tuple[float, ...], int, int]:
     """Return (scale, smallest code, largest code) of a quantizer on its target; a gate is left out of it."""
     if isinstance(quantizer, WeightQuantizer):
         grid = quantizer.grid(space.target)
@@ -36,14 +36,16 @@ def codes_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> tuple[floa
 
 @torch.no_grad()
 def describe(space: QuantizationTargetSpace, quantizer: nn.Module) -> None:
-    """Write scale, zero point and range of the grid where NNI keeps them, as tensors of the target's device."""
+    """Write scale, zero point and range of the grid where NNI keeps them, as tensors of the target's device.
+
+    They are 0-d; scale and range of a weight with one for each channel broadcast with it, (C, 1, ..).
+    """
     scale, low, high = codes_of(space, quantizer)
     device = next((t.device for t in quantizer.state_dict().values()), None)
     device = space.target.device if device is None else device
-    space.scale = torch.tensor(scale, device=device)
+    space.scale = along_channels(torch.tensor(scale, device=device), space.target)
     space.zero_point = torch.tensor(0.0, device=device)
-    space.tracked_min = torch.tensor(scale * low, device=device)
-    space.tracked_max = torch.tensor(scale * high, device=device)
+    space.tracked_min, space.tracked_max = space.scale * low, space.scale * high
 
 
 def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, Any]:
@@ -63,6 +65,12 @@ def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, 
     elif isinstance(quantizer, WeightQuantizer) and quantizer.log_factor is not None:
         entry["log_factor"] = float(quantizer.log_factor.detach())
     return entry
+
+
+def scale_of(entry: Mapping[str, Any]) -> float | tuple[float, ...]:
+    """Return the scale of an entry as grids take it."""
+    scale = entry["scale"]
+    return tuple(scale.flatten().tolist()) if isinstance(scale, torch.Tensor) and scale.dim() else float(scale)
 
 
 def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrapper]) -> None:
@@ -117,10 +125,11 @@ def check_entry(
         restore(twin, entry)
         if not isinstance(twin, WeightQuantizer):
             return
-        given, scale = float(entry["scale"]), codes_of(space, twin)[0]
-    if not abs(scale - given) <= 1e-5 * scale:
+        given, scale = (torch.tensor(each).flatten() for each in (scale_of(entry), codes_of(space, twin)[0]))
+        near = given.shape == scale.shape and torch.isclose(given, scale, rtol=1e-5, atol=0)
+    if not bool(torch.as_tensor(near).all()):
         raise OptionError(
-            f"calibration_config: {where} has scale {given:.6g} and its weight gives {scale:.6g}; "
+            f"calibration_config: {where} has scale {float(given[0]):.6g} and its weight gives {float(scale[0]):.6g}; "
             "load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"
         )
 
@@ -186,8 +195,8 @@ def _made(entry: Mapping[str, Any], where: str) -> nn.Module:
         )
     with _damage_named(where):
         if "state" not in entry:
-            scale, low, high = float(entry["scale"]), int(entry["quant_min"]), int(entry["quant_max"])
-            return GridWeight(IntegerGrid(scale, low, high, entry["quant_bits"]))
+            low, high = int(entry["quant_min"]), int(entry["quant_max"])
+            return GridWeight(IntegerGrid(scale_of(entry), low, high, entry["quant_bits"]))
         quantizer = METHODS[entry["quantizer"]].activation(entry["quant_bits"], **entry["options"])
         _load(quantizer, entry["state"])
     return quantizer

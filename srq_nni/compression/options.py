@@ -23,7 +23,7 @@ from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
 from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits, choice
 from srq_nni.quantization.methods import METHODS, get_method
 from srq_nni.quantization.targets import WEIGHT
-from srq_nni.quantization.weight import DDTBWeight, PAMSWeight
+from srq_nni.quantization.weight import LEAST_ERROR, DDTBWeight, PAMSWeight
 from srq_nni.validation import Number, Whole, sentence
 
 BESIDE_CONFIG_LIST = {
@@ -111,8 +111,9 @@ class QuantizationOptions(BaseModel):
     """Percentile of DDTB's bounds and weights (ddtb only). Given alone, both start from it; with calibration or
     weight_range: percentile and if missing, it is the published one of the architecture."""
     weight_range: Annotated[str, _one_of(name for names in RANGES.values() for name in names)] | None = None
-    """How the grid of a weight is found: learned (a factor on the step of least squared error trains; default), mse
-    (that step itself) or, as published, max (pams) or percentile (ddtb)."""
+    """How the grid of a weight is found: learned (a factor on the step of least squared error trains; default),
+    learned_per_channel (the same with a step for each output channel), mse (the step itself) or, as published, max
+    (pams) or percentile (ddtb)."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")
@@ -170,7 +171,7 @@ class QuantizationOptions(BaseModel):
         for key, instead in BESIDE_CONFIG_LIST.items():
             if self.config_list is not None and key in self.model_fields_set:
                 raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
-        if self.percentile is not None and self.calibration == "mse" and self.weight_range in ("mse", "learned"):
+        if self.percentile is not None and self.calibration == "mse" and self.weight_range in LEAST_ERROR:
             raise OptionError(
                 f"percentile: calibration is mse and weight_range {self.weight_range}; delete it, or one of them"
             )

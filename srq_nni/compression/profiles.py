@@ -15,6 +15,7 @@ from srq_nni.errors import OptionError, did_you_mean
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import WEIGHT
+from srq_nni.quantization.weight import LEAST_ERROR
 
 PROFILES = ("default", "official")
 PRESET = None  # the published value of the architecture, from presets.py
@@ -214,6 +215,6 @@ def range_key(target: str) -> str:
 
 def _beside(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` below ``given``, whose percentile, if alone, stands for how bounds start and weights range."""
-    percentile, replaced = given.get("percentile"), ("mse", "learned")
+    percentile, replaced = given.get("percentile"), LEAST_ERROR
     below = {key: implied_by(percentile, value) if value in replaced else value for key, value in values.items()}
     return {**below, **given}

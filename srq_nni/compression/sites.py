@@ -184,7 +184,10 @@ def _site(raw: Site, allowed: Sequence[str], method: str, where: str, spelling: 
             f"delete the key, or give 'bypass' to leave the target in floating point"
         )
     if granularity != "default":
-        raise OptionError(f"{where}granularity: {granularity!r} is not allowed; {method} is per tensor: delete it")
+        raise OptionError(
+            f"{where}granularity: {granularity!r} is not allowed; delete it: {method} is per tensor, and weights "
+            "with weight_range: learned_per_channel per output channel"
+        )
     own_scheme = get_method(method).scheme
     if scheme not in (None, own_scheme):
         raise OptionError(f"{where}quant_scheme: {scheme!r} is not allowed; {method} is {own_scheme}: delete it")

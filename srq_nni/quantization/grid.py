@@ -80,26 +80,33 @@ def largest_bound(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max * MIN_WIDTH / 1024
 
 
+def along_channels(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return ``values``, (C,), in a shape that broadcasts along the first dimension of ``x``; one of 0-d as it is."""
+    return values.reshape(-1, *[1] * (x.dim() - 1)) if values.dim() else values
+
+
 @dataclass(frozen=True)
 class IntegerGrid:
     """``value = scale * (code - zero_point)`` for integer codes in ``[minimum, maximum]``.
 
     Attributes:
-        scale: positive step between two neighbouring values, in the unit of the tensor.
+        scale: positive step between two neighbouring values, in the unit of the tensor; a tuple has one for each output
+            channel, which is the first dimension of a weight.
         minimum, maximum: smallest and largest code.
         zero_point: code of the value 0.
         bits: width that was asked for.
     """
 
-    scale: float
+    scale: float | tuple[float, ...]
     minimum: int
     maximum: int
     bits: int
     zero_point: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.scale > 0 and self.scale != float("inf")):
-            raise QuantizationError(f"scale: {self.scale!r} is not allowed; give a positive finite number")
+        for scale in self.scale if isinstance(self.scale, tuple) else (self.scale,):
+            if not (scale > 0 and scale != float("inf")):
+                raise QuantizationError(f"scale: {scale!r} is not allowed; give a positive finite number")
         if not self.minimum <= self.zero_point <= self.maximum:
             raise QuantizationError(
                 f"codes from {self.minimum} to {self.maximum} leave out the zero point {self.zero_point}; "
@@ -118,8 +125,13 @@ class IntegerGrid:
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Return the codes of ``x`` (any shape) as integers held in the dtype of ``x``."""
-        return torch.div(computable(x), self.scale).round_().clamp_(self.minimum, self.maximum).to(x.dtype)
+        return torch.div(computable(x), self._steps(x)).round_().clamp_(self.minimum, self.maximum).to(x.dtype)
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
         """Return ``scale * code`` for each code."""
-        return codes * self.scale
+        return codes * self._steps(codes)
+
+    def _steps(self, x: torch.Tensor) -> float | torch.Tensor:
+        if not isinstance(self.scale, tuple):
+            return self.scale
+        return along_channels(torch.tensor(self.scale, dtype=computable(x).dtype, device=x.device), x)

@@ -48,8 +48,10 @@ def least_error_bounds(x: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.stack([lower, upper]).index_select(1, errors.argmin().reshape(1)).flatten()
 
 
-def least_error_codes(weight: torch.Tensor, bits: int, *, symmetric: bool) -> tuple[torch.Tensor, int, int]:
-    """Return step (0-d), smallest and largest code of the grid with the least squared error on a weight.
+def least_error_codes(
+    weight: torch.Tensor, bits: int, *, symmetric: bool, per_channel: bool = False
+) -> tuple[torch.Tensor, int, int]:
+    """Return step, smallest and largest code of the grid with the least squared error on a weight.
 
     From the best of ``WEIGHT_CANDIDATES`` steps the usual alternation goes on: the best step for the present codes, the
     codes for that step; it never makes the error larger.
@@ -58,7 +60,10 @@ def least_error_codes(weight: torch.Tensor, bits: int, *, symmetric: bool) -> tu
         weight: tensor of any shape.
         bits: 2 to 8.
         symmetric: codes -n..n, n = 2^(k-1) - 1 (PAMS), or all 2^k of a signed integer (DDTB).
+        per_channel: one step for each output channel, (C,), in place of one in all, 0-d.
     """
+    if per_channel:
+        return _least_error_codes_per_channel(weight, bits, symmetric)
     flat = computable(weight.detach()).flatten()
     high = symmetric_maximum(bits)
     low = -high if symmetric else -high - 1
@@ -74,6 +79,30 @@ def least_error_codes(weight: torch.Tensor, bits: int, *, symmetric: bool) -> tu
         codes = torch.div(flat, step).round_().clamp_(low, high)
         squares = codes.dot(codes)
         step = torch.where(squares > 0, codes.dot(flat) / squares.clamp(min=1), step)
+    return step, low, high
+
+
+def _least_error_codes_per_channel(weight: torch.Tensor, bits: int, symmetric: bool) -> tuple[torch.Tensor, int, int]:
+    """As ``least_error_codes`` with each channel as a weight of its own; first guesses look at all elements."""
+    rows = computable(weight.detach()).flatten(1)
+    high = symmetric_maximum(bits)
+    low = -high if symmetric else -high - 1
+    if rows.numel() == 0:
+        return rows.new_full((len(rows),), WEIGHT_EPSILON / high), low, high
+    largest = rows.abs().amax(1) + WEIGHT_EPSILON
+    guesses = torch.linspace(1 / WEIGHT_CANDIDATES, 1, WEIGHT_CANDIDATES, dtype=rows.dtype, device=rows.device)
+    steps = guesses[:, None] * (largest / high)
+    errors = torch.stack(
+        [
+            torch.div(rows, step).round_().clamp_(low, high).mul_(step).sub_(rows).square_().sum(1)
+            for step in steps[:, :, None]
+        ]
+    )
+    step = steps.gather(0, errors.argmin(0, keepdim=True))[0]
+    for _ in range(REFINEMENTS):
+        codes = torch.div(rows, step[:, None]).round_().clamp_(low, high)
+        squares = codes.square().sum(1)
+        step = torch.where(squares > 0, (codes * rows).sum(1) / squares.clamp(min=1), step)
     return step, low, high
 
 

@@ -19,20 +19,28 @@ from srq_nni.quantization.learned_step import learned_codes, quantize_weight_lea
 from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by, percentile_bounds
 
+LEARNED, PER_CHANNEL = "learned", "learned_per_channel"
+LEAST_ERROR = ("mse", LEARNED, PER_CHANNEL)  # ranges that start at the step of least squared error
+
 
 class WeightQuantizer(nn.Module):
     """Return a weight on the grid of its own statistics, with the straight-through gradient.
 
     Attributes:
+        weight_range: how its step is found.
+        per_channel: each output channel has a step.
         log_factor: 0-d parameter, natural logarithm of a trained factor on the step; None if the step is not trained.
     """
 
     log_factor: nn.Parameter | None
 
-    def __init__(self, bits: int, *, learned: bool = False) -> None:
+    def __init__(self, bits: int, *, weight_range: str) -> None:
         super().__init__()
         self.bits = check_bits(bits)
         self.enabled = True
+        self.weight_range = weight_range
+        self.per_channel = weight_range == PER_CHANNEL
+        learned = weight_range in (LEARNED, PER_CHANNEL)
         self.register_parameter("log_factor", nn.Parameter(torch.zeros(())) if learned else None)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
@@ -46,6 +54,16 @@ class WeightQuantizer(nn.Module):
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         """Return the integer grid on which ``quantize(weight)`` lies."""
         raise NotImplementedError
+
+    def least_error_grid(self, weight: torch.Tensor, *, symmetric: bool) -> IntegerGrid:
+        """Return the grid of least squared error, times the trained factor if there is one."""
+        if self.log_factor is None:
+            step, low, high = least_error_codes(weight, self.bits, symmetric=symmetric)
+        else:
+            step, low, high = learned_codes(
+                weight, self.bits, self.log_factor, symmetric=symmetric, per_channel=self.per_channel
+            )
+        return IntegerGrid(tuple(step.tolist()) if self.per_channel else float(step), low, high, self.bits)
 
     def on_grid(self, weight: torch.Tensor) -> tuple[IntegerGrid, torch.Tensor]:
         """Return the grid and the codes of ``quantize(weight)``, integers held in the dtype of ``weight``.
@@ -71,48 +89,50 @@ class WeightQuantizer(nn.Module):
 
 
 class PAMSWeight(WeightQuantizer):
-    """Per tensor, codes -n..n (PAMS).
+    """Codes -n..n, per tensor as published (PAMS).
 
     Args:
         bits: 2 to 8.
-        weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it, ``max`` takes
-            that of max|w|, as published; ``official`` is ``max`` in the released code's order of operations, which
-            decides where two codes are equally near.
+        weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it,
+            ``learned_per_channel`` trains one on those of the output channels, ``max`` takes the step of max|w|, as
+            published; ``official`` is ``max`` in the released code's order of operations, which decides where two
+            codes are equally near.
     """
 
-    RANGES = ("mse", "learned", "max", "official")
+    RANGES = (*LEAST_ERROR, "max", "official")
 
-    def __init__(self, bits: int, *, weight_range: str = "learned") -> None:
-        super().__init__(bits, learned=choice("weight_range", weight_range, self.RANGES) == "learned")
-        self.weight_range = weight_range
+    def __init__(self, bits: int, *, weight_range: str = LEARNED) -> None:
+        super().__init__(bits, weight_range=choice("weight_range", weight_range, self.RANGES))
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         if self.log_factor is not None:
-            return quantize_weight_learned(weight, self.bits, self.log_factor, symmetric=True)
+            return quantize_weight_learned(
+                weight, self.bits, self.log_factor, symmetric=True, per_channel=self.per_channel
+            )
         if self.weight_range == "mse":
             return quantize_weight_least_error(weight, self.bits, symmetric=True)
         return quantize_weight_max_abs(weight, self.bits, released_order=self.weight_range == "official")
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
-        if self.weight_range in ("mse", "learned"):
-            return _least_error_grid(weight, self.bits, self.log_factor, symmetric=True)
+        if self.weight_range in LEAST_ERROR:
+            return self.least_error_grid(weight, symmetric=True)
         n = symmetric_maximum(self.bits)
         return IntegerGrid(float(weight_step_max_abs(computable(weight.detach()), self.bits)), -n, n, self.bits)
 
 
 class DDTBWeight(WeightQuantizer):
-    """Per tensor, 2^k codes (DDTB). Unless ``limit_levels`` is off, all codes fit a signed byte at 8 bits, too.
+    """2^k codes, per tensor as published (DDTB). Unless ``limit_levels`` is off, they fit a signed byte at 8 bits, too.
 
     Args:
         bits: 2 to 8.
         percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN; 99 if missing.
         limit_levels: see ``quantize_weight_percentile``.
-        weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it, ``percentile``
-            takes the one between percentiles, as published. If missing, ``percentile`` with a percentile, else
-            ``learned``.
+        weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it,
+            ``learned_per_channel`` trains one on those of the output channels, ``percentile`` takes the step between
+            percentiles, as published. If missing, ``percentile`` with a percentile, else ``learned``.
     """
 
-    RANGES = ("mse", "learned", "percentile")
+    RANGES = (*LEAST_ERROR, "percentile")
 
     def __init__(
         self,
@@ -122,24 +142,24 @@ class DDTBWeight(WeightQuantizer):
         limit_levels: bool = True,
         weight_range: str | None = None,
     ) -> None:
-        given = implied_by(percentile, "learned") if weight_range is None else weight_range
-        chosen = choice("weight_range", given, self.RANGES)
-        super().__init__(bits, learned=chosen == "learned")
-        self.weight_range = chosen
+        given = implied_by(percentile, LEARNED) if weight_range is None else weight_range
+        super().__init__(bits, weight_range=choice("weight_range", given, self.RANGES))
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
         self.limit_levels = switch("limit_levels", limit_levels)
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         if self.log_factor is not None:
-            return quantize_weight_learned(weight, self.bits, self.log_factor, symmetric=False)
+            return quantize_weight_learned(
+                weight, self.bits, self.log_factor, symmetric=False, per_channel=self.per_channel
+            )
         if self.weight_range == "mse":
             return quantize_weight_least_error(weight, self.bits, symmetric=False)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         return quantize_weight_percentile(weight, self.bits, self.percentile, **limits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
-        if self.weight_range in ("mse", "learned"):
-            return _least_error_grid(weight, self.bits, self.log_factor, symmetric=False)
+        if self.weight_range in LEAST_ERROR:
+            return self.least_error_grid(weight, symmetric=False)
         lower, upper = percentile_bounds(weight.detach(), self.percentile)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         step, low, high = ddtb_codes(lower, upper, self.bits, **limits)
@@ -148,16 +168,6 @@ class DDTBWeight(WeightQuantizer):
     def extra_repr(self) -> str:
         how = f"percentile={self.percentile}" if self.weight_range == "percentile" else self.weight_range
         return f"bits={self.bits}, {how}"
-
-
-def _least_error_grid(
-    weight: torch.Tensor, bits: int, log_factor: torch.Tensor | None, *, symmetric: bool
-) -> IntegerGrid:
-    if log_factor is None:
-        step, low, high = least_error_codes(weight, bits, symmetric=symmetric)
-    else:
-        step, low, high = learned_codes(weight, bits, log_factor, symmetric=symmetric)
-    return IntegerGrid(float(step), low, high, bits)
 
 
 class GridWeight(WeightQuantizer):
@@ -169,13 +179,14 @@ class GridWeight(WeightQuantizer):
     TOLERANCE = 1e-3  # in steps; float32 rounding of a product of code and scale is below 1e-5 of a step
 
     def __init__(self, grid: IntegerGrid) -> None:
-        super().__init__(grid.bits)
+        super().__init__(grid.bits, weight_range="fixed")
         self._grid = grid
 
     def holds(self, weight: torch.Tensor) -> bool:
         """Whether every value of ``weight`` is on the grid, up to float rounding."""
-        nearest = self._grid.values(self._grid.codes(weight))
-        return bool(((weight - nearest).abs() <= self.TOLERANCE * self._grid.scale).all())
+        codes = self._grid.codes(weight)
+        tolerated = self._grid.values(torch.full_like(weight, self.TOLERANCE))
+        return bool(((weight - self._grid.values(codes)).abs() <= tolerated).all())
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
         return weight

@@ -12,6 +12,7 @@ from torch import nn
 
 from srq_nni.progress import track
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
+from srq_nni.quantization.grid import along_channels
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
 
 BINS = 96
@@ -25,7 +26,7 @@ class TensorReport:
         name: ``MODULE.input``, ``MODULE.output`` or ``MODULE.weight``.
         bits: width of its grid.
         snr: signal-to-noise ratio of quantization, 10 log10(sum x^2 / sum (x - Q(x))^2), in dB; infinite without error.
-        scale: step of the grid, in the unit of the tensor.
+        scale: step of the grid, in the unit of the tensor; the mean where each channel has one.
         levels: values of the grid, from the smallest; those of the static bounds where a gate scales them.
         clipped: share of values beyond the outermost level by more than half a step, from 0 to 1.
         lowest, highest: range of the histogram.
@@ -58,14 +59,16 @@ class _Sums:
         low, high = torch.aminmax(x)
         self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
 
-    def see_values(self, x: torch.Tensor, quantized: torch.Tensor) -> None:
+    def see_values(self, x: torch.Tensor) -> None:
         width = self.highest - self.lowest or 1.0
         bins = ((x.double() - self.lowest) / width * BINS).long().clamp_(0, BINS - 1).flatten()
         self.counts += torch.bincount(bins, minlength=BINS).cpu()
-        self.signal += float(x.double().square().sum())
-        self.noise += float((x.double() - quantized.double()).square().sum())
         self.clipped += float(((x < self.outside[0]) | (x > self.outside[1])).sum())
         self.total += x.numel()
+
+    def see_errors(self, x: torch.Tensor, quantized: torch.Tensor) -> None:
+        self.signal += float(x.double().square().sum())
+        self.noise += float((x.double() - quantized.double()).square().sum())
 
 
 def signal_to_noise(signal: float, noise: float) -> float:
@@ -112,7 +115,8 @@ def tensor_reports(model: nn.Module, images: Iterable[torch.Tensor]) -> list[Ten
 def _watch(sums: _Sums, last_pass: bool) -> Any:
     def hook(_: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         if last_pass:
-            sums.see_values(args[0], output)
+            sums.see_values(args[0])
+            sums.see_errors(args[0], output)
         else:
             sums.see_range(args[0])
 
@@ -120,13 +124,18 @@ def _watch(sums: _Sums, last_pass: bool) -> Any:
 
 
 def _weight_report(name: str, layer: Any) -> TensorReport:
+    """Channels with scales of their own are shown in steps of their mean, their errors as they are."""
     weight, quantizer = layer.weight.detach(), layer.weight_quantizer
     grid = quantizer.grid(weight)
-    levels = _levels(grid.scale, grid.minimum, grid.maximum)
-    sums = _Sums(levels, grid.scale)
-    sums.see_range(weight)
-    sums.see_values(weight, quantizer(weight))
-    return _report(f"{name}.weight", quantizer.bits, grid.scale, levels, sums, False)
+    scales = torch.tensor(grid.scale, dtype=torch.float64)
+    scale = float(scales.mean())
+    shown = weight * along_channels(scale / scales, weight).to(weight) if scales.dim() else weight
+    levels = _levels(scale, grid.minimum, grid.maximum)
+    sums = _Sums(levels, scale)
+    sums.see_range(shown)
+    sums.see_values(shown)
+    sums.see_errors(weight, quantizer(weight))
+    return _report(f"{name}.weight", quantizer.bits, scale, levels, sums, False)
 
 
 def _report(name: str, bits: int, scale: float, levels: tuple[float, ...], sums: _Sums, gated: bool) -> TensorReport:

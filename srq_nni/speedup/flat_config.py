@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from srq_nni.compression.calibration_config import scale_of
 from srq_nni.errors import ExportError
 from srq_nni.quantization.activation import ActivationQuantizer
 from srq_nni.quantization.layers import QuantConv2d, QuantLinear
@@ -31,7 +32,7 @@ class _Site:
     module: str
     target: str
     bits: int
-    scale: float
+    scale: float | tuple[float, ...]
     low: int
     high: int
     gated: bool
@@ -56,6 +57,7 @@ def nni_tensorrt_config(
     for site in sites:
         _check(site, network)
         short = TARGETS[site.target]
+        assert isinstance(site.scale, float)
         limits = (site.scale * site.low, site.scale * site.high)
         names = (f"tracked_min_{short}", f"tracked_max_{short}") if short != "weight" else ("min_weight", "max_weight")
         entry = flat.setdefault(site.module, {})
@@ -74,6 +76,10 @@ def _check(site: _Site, network: nn.Module | None) -> None:
     if site.bits != BITS:
         raise ExportError(
             f"{where} has {site.bits} bits, and NNI's TensorRT backend makes integers of {BITS} bits only; {WAY_OUT}"
+        )
+    if isinstance(site.scale, tuple):
+        raise ExportError(
+            f"{where} has a scale for each channel, and NNI's TensorRT backend takes one range for all; {WAY_OUT}"
         )
     if site.low != -site.high:
         raise ExportError(
@@ -94,7 +100,7 @@ def _of_config(config: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
     for module, targets in config.items():
         for target, entry in targets.items():
             try:
-                scale, low, high = float(entry["scale"]), int(entry["quant_min"]), int(entry["quant_max"])
+                scale, low, high = scale_of(entry), int(entry["quant_min"]), int(entry["quant_max"])
                 bits = int(entry["quant_bits"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ExportError(

@@ -58,7 +58,8 @@ class IntegerConv:
         weight_codes: integers in int64, shape of the weight.
         bias: float32, shape (out_channels,), in the unit of the output; None without a bias.
         bias_codes: integers in int64 in steps of ``product / fineness``, in place of ``bias`` with ``integer_bias``.
-        product: float32 product of the two scales, the value of one step of the accumulator; None with a gate.
+        product: float32 product of the two scales, the value of one step of the accumulator, 0-d or (out_channels,);
+            None with a gate.
         fineness: power of two by which weight codes are multiplied where the bias is an integer, else 1.
     """
 
@@ -68,7 +69,7 @@ class IntegerConv:
     weight_codes: torch.Tensor | None
     bias: torch.Tensor | None
     bias_codes: torch.Tensor | None = None
-    product: float | None = None
+    product: torch.Tensor | None = None
     fineness: int = 1
 
     @property
@@ -164,7 +165,7 @@ def _layer(name: str, layer: QuantizedLayer, source: IntegerActivation | None, i
     codes = held.long()
     if source is None or source.grid is None:
         return IntegerConv(name, source, grid, codes, bias)
-    product = float(torch.tensor(source.grid.scale) * torch.tensor(grid.scale))
+    product = torch.tensor(source.grid.scale) * torch.tensor(grid.scale)
     if bias is None or not integer_bias:
         return IntegerConv(name, source, grid, codes, bias, None, product)
     # codes of 8 bits reach 255 when stored in a byte, and byte_products says what that leaves to the weights
@@ -208,11 +209,11 @@ def _weight_on_grid(name: str, quantizer: WeightQuantizer, weight: torch.Tensor)
         raise ExportError(f"the weight of '{name}' has no integer grid: {error}") from error
 
 
-def _bias_codes(name: str, bias: torch.Tensor, step: float) -> torch.Tensor:
-    codes = torch.div(bias.double(), step).round()
+def _bias_codes(name: str, bias: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    codes = torch.div(bias.double(), step.to(bias.device).double()).round()
     if not (torch.isfinite(codes).all() and (codes.abs() < INT32_LIMIT).all()):
         raise ExportError(
-            f"the bias of '{name}' needs integers beyond int32 in steps of {step:.3g} (input scale x weight scale); "
-            "a bound or the weight is near zero: calibrate the quantizer again"
+            f"the bias of '{name}' needs integers beyond int32 in steps of {float(step.min()):.3g} (input scale x "
+            "weight scale); a bound or the weight is near zero: calibrate the quantizer again"
         )
     return codes.long()

@@ -7,6 +7,7 @@ it puts out its channels in another order, so its weights are reordered in the f
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,12 @@ class _Graph:
             if node is None or self.readers[tensor] != 1:
                 return None
             if node.op_type == "Conv":
-                weights = [self._constant_behind(name) for name in node.input[1:]]
-                if None in weights:
-                    return None
-                return found + [(name, 0) for name in weights if name is not None]
+                for name in node.input[1:]:
+                    behind = self._constants_behind(name)
+                    if behind is None:
+                        return None
+                    found += [(constant, 0) for constant in behind]
+                return found
             if node.op_type not in ELEMENTWISE:
                 return None
             for name in node.input[1:]:
@@ -96,12 +99,18 @@ class _Graph:
                     return None  # another tensor with channels of its own
             tensor = node.input[0]
 
-    def _constant_behind(self, name: str) -> str | None:
-        """Return the constant that a weight or bias is, or is (de)quantized from, unless something else reads it."""
+    def _constants_behind(self, name: str) -> set[str] | None:
+        """Return the constant that a weight or bias is, or is (de)quantized from, with its scales of channels.
+
+        None if something else reads one of them.
+        """
+        read: Counter[str] = Counter()
         while name not in self.constants:
             node = self.producers.get(name)
             quantizes = node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear")
             if node is None or not quantizes or self.readers[name] != 1:
                 return None
+            read.update(grid for grid in node.input[1:] if np.prod(self.constants[grid].dims) > 1)
             name = node.input[0]
-        return name if self.readers[name] == 1 else None
+        read[name] = 1
+        return set(read) if all(self.readers[constant] == count for constant, count in read.items()) else None

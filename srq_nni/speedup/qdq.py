@@ -216,16 +216,18 @@ class QDQWriter:
         if container is None:
             raise self._unfit(prefix, grid)
         factor = _factor(layer, halved)
-        step = np.array(grid.scale / factor, np.float32)
+        step = np.array(grid.scale, np.float32) / np.float32(factor)  # a power of two
         stored = (codes * factor + container.zero_point).numpy().astype(container.dtype)
         scale = self._constant(f"{prefix}_scale", step)
-        zero = self._constant(f"{prefix}_zero_point", np.array(container.zero_point, container.dtype))
+        zero = self._constant(f"{prefix}_zero_point", np.full(step.shape, container.zero_point, container.dtype))
+        axis = {"axis": 0} if step.ndim else {}
         if self.rules.stores_integers:
             quantized = self._constant(f"{prefix}_q", stored)
         else:
-            value = self._constant(f"{prefix}_value", stored * step)  # a multiple of the step, so Q gives the code back
-            quantized = self._node("QuantizeLinear", [value, scale, zero], f"{prefix}_q")
-        return self._node("DequantizeLinear", [quantized, scale, zero], f"{prefix}_dq")
+            steps = step.reshape(-1, *[1] * (stored.ndim - 1)) if step.ndim else step
+            value = self._constant(f"{prefix}_value", stored * steps)  # multiples of it, so Q gives the codes back
+            quantized = self._node("QuantizeLinear", [value, scale, zero], f"{prefix}_q", **axis)
+        return self._node("DequantizeLinear", [quantized, scale, zero], f"{prefix}_dq", **axis)
 
     def _other(self, node: Any, integers: IntegerNetwork, owners: Mapping[str, str], placement: Placement) -> None:
         """Write a node that is no marker; a layer with an integer weight gets its bias and the step of each image."""
@@ -250,8 +252,9 @@ class QDQWriter:
 
     def _bias(self, node: Any, layer: IntegerConv, gated: bool, placement: Placement) -> str:
         """Give ``node`` its bias, or return the constant that has to be added to its output."""
-        bias, step = layer.bias, (layer.product or 0.0) / layer.fineness
+        bias, step = layer.bias, None if layer.product is None else layer.product / layer.fineness
         if layer.bias_codes is not None:
+            assert step is not None
             bias = layer.bias_codes.float() * step
         if bias is None:
             return ""
@@ -266,8 +269,9 @@ class QDQWriter:
             return ""
         if f"{prefix}_q" not in self._constants:
             quantized = self._constant(f"{prefix}_q", layer.bias_codes.numpy().astype(np.int32))
-            scale = self._constant(f"{prefix}_scale", np.array(step, np.float32))
-            self._node("DequantizeLinear", [quantized, scale], f"{prefix}_dq")
+            assert step is not None
+            scale = self._constant(f"{prefix}_scale", step.numpy())
+            self._node("DequantizeLinear", [quantized, scale], f"{prefix}_dq", **({"axis": 0} if step.dim() else {}))
         node.input[2] = f"{prefix}_dq"
         return ""
 
@@ -295,8 +299,8 @@ class QDQWriter:
         limits = [self._constant(f"{prefix}_min", low), self._constant(f"{prefix}_max", high)]
         return self._node("Clip", [source, *limits], f"{prefix}_clip")
 
-    def _node(self, kind: str, inputs: list[str], output: str) -> str:
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output))
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
     def _constant(self, name: str, value: np.ndarray) -> str:
@@ -320,7 +324,7 @@ def _name(marker: Any) -> str:
 
 def _value(code: int, grid: IntegerGrid) -> np.ndarray:
     """Return the value of ``code`` as the engine computes it, a 0-d float32."""
-    return np.array(code * np.float32(grid.scale), np.float32)
+    return np.array(code * np.array(grid.scale, np.float32), np.float32)
 
 
 def _factor(layer: IntegerConv, halved: bool) -> int:

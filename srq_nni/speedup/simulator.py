@@ -108,11 +108,12 @@ class IntegerConv2d(nn.Module):
         codes = integers.weight_codes.double().to(device) * integers.fineness
         bias_codes = None if integers.bias_codes is None else integers.bias_codes.double().view(-1, 1, 1).to(device)
         bias = None if integers.bias is None else integers.bias.view(-1, 1, 1).to(device)
-        step = integers.weight.scale if integers.product is None else integers.product / integers.fineness
+        step = torch.tensor(integers.weight.scale) if integers.product is None else integers.product / integers.fineness
         self.register_buffer("weight_codes", codes, persistent=False)
         self.register_buffer("bias_codes", bias_codes, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
-        self.register_buffer("product", torch.tensor(step, device=device), persistent=False)
+        step = step.view(-1, 1, 1) if step.dim() else step
+        self.register_buffer("product", step.to(device), persistent=False)
 
     def accumulate(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the exact accumulator of input codes, plus ``bias_codes`` if there are any.

@@ -196,7 +196,9 @@ class GraphReader:
         writer = self._graph.producer(node.input[0])
         if stored is None and writer is not None and writer.op_type == "QuantizeLinear":
             values, scale = self._graph.constant(writer.input[0]), self._graph.constant(writer.input[1])
-            stored = None if values is None else np.rint(values / scale) + zero
+            if values is not None and scale is not None:
+                steps = scale.reshape(-1, *[1] * (values.ndim - 1)) if scale.ndim else scale
+                stored = np.rint(values / steps) + zero
         return None if stored is None else (stored, zero)
 
     def _before(self, name: str, passed: tuple[str, ...] = BETWEEN) -> Any:

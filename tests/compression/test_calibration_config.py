@@ -142,6 +142,27 @@ def test_an_update_is_not_undone_by_the_next_step(static_iters: int) -> None:
     assert torch.equal(expected, found)
 
 
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_scales_of_channels_go_into_a_quantizer_and_a_network(method: str) -> None:
+    first, config = config_of(method, weight_range="learned_per_channel")
+    scale = config["body.0.conv1"]["weight"]["scale"]
+    assert tuple(scale.shape) == (8, 1, 1, 1) and scale.unique().numel() == 8
+    second = make(method, network(), [{**CONV, "weight_range": "learned_per_channel"}])
+    second.update_calibration_config(config)
+    x = torch.rand(1, 3, 8, 8)
+    expected = first.bound_model.eval()(x)
+    assert torch.equal(second.bound_model.eval()(x), expected)
+    rebuilt = srq_nni.quantized_network(first.unwrap_model(), config)
+    torch.testing.assert_close(rebuilt(x), expected, rtol=1e-6, atol=1e-6)
+    assert rebuilt.body[0].conv1.weight_quantizer.grid(torch.zeros(())).scale == tuple(scale.flatten().tolist())
+    other = make(method, network(), [CONV])
+    with pytest.raises(OptionError, match=r"'weight' of 'body\.0\.conv1' has options: "):
+        other.update_calibration_config(config)
+    config["body.0.conv1"]["weight"]["scale"] = scale * torch.linspace(1, 1.1, 8).reshape(-1, 1, 1, 1)
+    with pytest.raises(OptionError, match="load the trained weights first"):
+        second.update_calibration_config(config)
+
+
 def test_a_network_is_rebuilt_only_from_what_fits() -> None:
     quantizer, config = config_of()
     with pytest.raises(OptionError) as caught:

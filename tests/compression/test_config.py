@@ -167,7 +167,8 @@ NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body
         ),
         (
             {"op_names": ["conv_first"], "target_settings": {"weight": {**INT4, "granularity": "per_channel"}}},
-            "granularity: 'per_channel' is not allowed; ddtb is per tensor: delete it",
+            "granularity: 'per_channel' is not allowed; delete it: ddtb is per tensor, and weights with weight_range: "
+            "learned_per_channel per output channel",
         ),
         (
             {"op_names": ["conv_first"], "apply_method": "clamp_round"},

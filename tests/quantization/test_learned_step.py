@@ -13,7 +13,7 @@ from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import attach_quantizer, bounds_of
 from srq_nni.quantization.learned_step import LARGEST_LOG_FACTOR, learned_codes, quantize_weight_learned
 from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
-from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
+from srq_nni.quantization.weight import DDTBWeight, GridWeight, PAMSWeight, WeightQuantizer
 
 BITS = (2, 3, 4, 8)
 QUANTIZERS = (DDTBWeight, PAMSWeight)
@@ -29,21 +29,33 @@ def test_it_starts_on_the_grid_of_least_error(bits: int, symmetric: bool) -> Non
     weight = a_weight()
     started = quantize_weight_learned(weight, bits, torch.zeros(()), symmetric=symmetric)
     assert torch.equal(started, quantize_weight_least_error(weight, bits, symmetric=symmetric))
+    started = quantize_weight_learned(weight, bits, torch.zeros(()), symmetric=symmetric, per_channel=True)
+    for channel, found in zip(weight, started, strict=True):
+        expected = quantize_weight_least_error(channel, bits, symmetric=symmetric)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@given(factor=st.floats(0.3, 3.0), bits=st.sampled_from(BITS), symmetric=st.booleans(), seed=st.integers(0, 9))
-def test_values_and_gradients_are_the_closed_forms(factor: float, bits: int, symmetric: bool, seed: int) -> None:
+@given(
+    factor=st.floats(0.3, 3.0),
+    bits=st.sampled_from(BITS),
+    symmetric=st.booleans(),
+    per_channel=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_values_and_gradients_are_the_closed_forms(
+    factor: float, bits: int, symmetric: bool, per_channel: bool, seed: int
+) -> None:
     weight, log_factor = a_weight(seed).requires_grad_(), torch.tensor(factor).log().requires_grad_()
-    upstream = a_weight(seed + 100)
-    (quantize_weight_learned(weight, bits, log_factor, symmetric=symmetric) * upstream).sum().backward()
+    upstream, how = a_weight(seed + 100), {"symmetric": symmetric, "per_channel": per_channel}
+    (quantize_weight_learned(weight, bits, log_factor, **how) * upstream).sum().backward()
 
     w = weight.detach()
-    best, low, high = least_error_codes(w, bits, symmetric=symmetric)
-    step = best * float(log_factor.detach().double().exp())
+    best, low, high = least_error_codes(w, bits, **how)
+    step = best.reshape(-1, 1, 1, 1) * float(log_factor.detach().double().exp())
     codes = (w / step).round()
     y = codes.clamp(low, high) * step
     slope = torch.where((codes < low) | (codes > high), y, y - w)
-    found = quantize_weight_learned(w, bits, log_factor.detach(), symmetric=symmetric)
+    found = quantize_weight_learned(w, bits, log_factor.detach(), **how)
     torch.testing.assert_close(found, y, rtol=1e-6, atol=1e-6)
     assert torch.equal(weight.grad, upstream)
     torch.testing.assert_close(log_factor.grad.double(), (slope * upstream).sum(), rtol=1e-4, atol=1e-4)
@@ -66,14 +78,32 @@ def test_the_gradient_is_the_slope_of_the_value_where_no_code_changes() -> None:
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 @pytest.mark.parametrize("log_factor", [-0.4, 0.0, 0.7])
-def test_the_grid_is_the_one_it_quantizes_to(quantizer: type[WeightQuantizer], log_factor: float) -> None:
-    made = quantizer(4, weight_range="learned")
+@pytest.mark.parametrize("weight_range", ["learned", "learned_per_channel"])
+def test_the_grid_is_the_one_it_quantizes_to(
+    quantizer: type[WeightQuantizer], log_factor: float, weight_range: str
+) -> None:
+    made = quantizer(4, weight_range=weight_range)
     made.bounds()[0].data.fill_(log_factor)
     weight = a_weight().float()
     grid, codes = made.on_grid(weight)
     torch.testing.assert_close(grid.values(codes), made(weight), rtol=1e-6, atol=1e-6)
     assert grid.levels <= 16
     assert codes.unique().numel() > 4
+    assert GridWeight(grid).holds(grid.values(codes))
+    assert not GridWeight(grid).holds(grid.values(codes + 0.01))
+
+
+def test_a_step_of_each_channel_loses_less() -> None:
+    """Channels of other sizes, as training leaves them; the step of one tells nothing of another's."""
+    weight = a_weight().float() * torch.logspace(-2, 0, 8)[:, None, None, None]
+    one, each = DDTBWeight(4, weight_range="learned"), DDTBWeight(4, weight_range="learned_per_channel")
+    errors = [float((quantizer(weight) - weight).detach().square().mean()) for quantizer in (one, each)]
+    assert errors[1] < 0.7 * errors[0]
+    grid = each.grid(weight)
+    assert isinstance(grid.scale, tuple)
+    assert grid.scale[-1] > 50 * grid.scale[0]
+    alone = DDTBWeight(4, weight_range="learned_per_channel").grid(weight[3:4])
+    assert alone.scale == (pytest.approx(grid.scale[3], rel=1e-6),)
 
 
 @pytest.mark.parametrize("value", [-1e9, 1e9])
@@ -85,10 +115,12 @@ def test_no_factor_is_illegal(value: float) -> None:
 
 
 def test_an_empty_or_zero_weight_has_a_grid() -> None:
-    for weight in (torch.zeros(0, 4, 3, 3), torch.zeros(2, 4, 3, 3)):
-        log_factor = torch.zeros((), requires_grad=True)
-        quantize_weight_learned(weight.requires_grad_(), 2, log_factor).sum().backward()
-        assert float(log_factor.grad) == 0
+    for weight in (torch.zeros(0, 4, 3, 3), torch.zeros(2, 4, 3, 3), torch.zeros(2, 0, 3, 3)):
+        for per_channel in (False, True):
+            log_factor = torch.zeros((), requires_grad=True)
+            weight = weight.detach().requires_grad_()
+            quantize_weight_learned(weight, 2, log_factor, per_channel=per_channel).sum().backward()
+            assert float(log_factor.grad) == 0
 
 
 def test_32_bits_return_the_weight() -> None:
@@ -118,8 +150,7 @@ def test_its_factor_trains_with_the_bounds_in_relative_steps() -> None:
 
 
 def test_only_a_learned_step_is_stored() -> None:
-    for learned in (DDTBWeight(2), PAMSWeight(2)):
-        assert learned.weight_range == "learned"
+    for learned in (DDTBWeight(2), PAMSWeight(2), DDTBWeight(2, weight_range="learned_per_channel")):
         assert list(learned.state_dict()) == ["log_factor"]
     for other in (DDTBWeight(2, weight_range="mse"), DDTBWeight(2, percentile=99), PAMSWeight(2, weight_range="max")):
         assert not list(other.parameters())

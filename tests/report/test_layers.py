@@ -40,6 +40,20 @@ def test_numbers_by_hand() -> None:
     assert weight.snr == pytest.approx(10 * math.log10(1.25 / 0.25), rel=1e-6)
 
 
+def test_scales_of_channels_are_shown_in_steps_of_their_mean() -> None:
+    """Codes -1, 0 and 1 of two channels, one ten times as large: one histogram of six values on three levels."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-1.0, 0.0, 1.0], [-10.0, 0.0, 12.0]]).view(2, 3, 1, 1))
+    attach_quantizer(model, "0", "weight", PAMSWeight(2, weight_range="learned_per_channel"))
+    report = tensor_reports(model.eval(), [])[0]
+    assert report.scale == pytest.approx((1 + 11) / 2)  # of (1, 0, -1) and of (10, 0, 12), least error
+    assert report.levels == pytest.approx((-6, 0, 6))
+    assert report.snr == pytest.approx(10 * math.log10((2 + 244) / 2), abs=1e-5)
+    assert (report.lowest, report.highest) == pytest.approx((-6, 6 * 12 / 11))
+    assert report.counts[BINS - 1] == 1 and sum(report.counts) == 6
+
+
 def test_several_images_count_together_and_the_model_stays_as_it_was() -> None:
     quantizer = DDTBActivation(8)
     model = network(quantizer)

@@ -1,6 +1,7 @@
 """Random small networks, exported and compared with the simulator: ``python -m tests.speedup.random_networks``.
 
 ``--results FILE`` adds a line of JSON for each comparison; the same command goes on where it was stopped.
+``--per-channel`` gives the same networks weights with a scale for each output channel.
 
 Each number is a network, drawn from what architectures do: kernel sizes, strides, groups, dilation, padding modes,
 biases, batch norms, four activations, sums, concatenations, pixel shuffles; both methods, mixed widths, quantizers on
@@ -31,6 +32,7 @@ from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.layers import activation_quantizers, attach_quantizer, calibrate
 from srq_nni.quantization.methods import METHODS
+from srq_nni.quantization.weight import PER_CHANNEL
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
 from srq_nni.speedup.engine import EngineSpeedup
 from srq_nni.speedup.ties import explain_difference
@@ -67,8 +69,8 @@ class Block(nn.Module):
         return torch.cat([self.skip(x), self.branch(y)], 1) if self.join == "concat" else y
 
 
-def random_network(number: int) -> nn.Module:
-    """Return network ``number``, calibrated on a photograph, in eval mode."""
+def random_network(number: int, per_channel: bool = False) -> nn.Module:
+    """Return network ``number``, calibrated on a photograph, in eval mode; ``per_channel``: scales of its weights."""
     draw = random.Random(number)
     torch.manual_seed(number)
     channels = draw.choice([4, 6, 8, 12, 16, 24])
@@ -84,7 +86,7 @@ def random_network(number: int) -> nn.Module:
     layers.append(nn.Conv2d(channels, 3, 3, padding=1))
     network = nn.Sequential(*layers)
     randomize_norms(network)
-    _quantize(draw, network)
+    _quantize(draw, network, {"weight_range": PER_CHANNEL} if per_channel else {})
     calibrate(network, [photo(48, 100)])
     _change_bounds(draw, network)
     return network.eval()
@@ -107,8 +109,8 @@ def _convolution(draw: random.Random, channels: int, out: int) -> nn.Conv2d:
     )
 
 
-def _quantize(draw: random.Random, network: nn.Module) -> None:
-    """Attach quantizers of one method, at one width or at widths of their own."""
+def _quantize(draw: random.Random, network: nn.Module, weights: Mapping[str, str]) -> None:
+    """Attach quantizers of one method, at one width or at widths of their own; ``weights``: how those are quantized."""
     method = METHODS[draw.choice(["pams", "ddtb"])]
     common = draw.choice([2, 3, 4, 5, 6, 7, 8])
     mixed = draw.random() < 0.3
@@ -130,7 +132,7 @@ def _quantize(draw: random.Random, network: nn.Module) -> None:
             shared = quantizer
             attach_quantizer(network, name, "_input_0", quantizer)
         if operands != "input":
-            attach_quantizer(network, name, "weight", method.weight(bits()))
+            attach_quantizer(network, name, "weight", method.weight(bits(), **weights))
         if draw.random() < 0.2:
             attach_quantizer(network, name, "_output_0", method.activation(bits()))
     for name, module in list(network.named_modules()):
@@ -186,9 +188,9 @@ class Outcome:
     message: str = ""
 
 
-def check(number: int, engine: str, folder: Path) -> Outcome:
+def check(number: int, engine: str, folder: Path, per_channel: bool = False) -> Outcome:
     """Export network ``number`` for ``engine`` and compare the two on two crops of a photograph."""
-    network = random_network(number)
+    network = random_network(number, per_channel)
     try:
         simulator = integer_simulator(network, engine=engine)
     except ExportError as error:  # such as a weight of one sign, whose percentiles leave out 0
@@ -222,7 +224,7 @@ def check(number: int, engine: str, folder: Path) -> Outcome:
     return found("WRONG", message=str(explanation))
 
 
-def run(numbers: range, results: Path | None) -> dict[tuple[int, str], Outcome]:
+def run(numbers: range, results: Path | None, per_channel: bool = False) -> dict[tuple[int, str], Outcome]:
     """Check ``numbers`` on each engine, but for what ``results`` already holds, and add each outcome to that file."""
     found: dict[tuple[int, str], Outcome] = {}
     for line in results.read_text().splitlines() if results is not None and results.exists() else ():
@@ -234,7 +236,7 @@ def run(numbers: range, results: Path | None) -> dict[tuple[int, str], Outcome]:
             if (number, engine) in found:
                 continue
             try:
-                outcome = check(number, engine, Path(folder))
+                outcome = check(number, engine, Path(folder), per_channel)
             except Exception as error:  # a crash of one network is a finding, not the end of the run
                 outcome = Outcome("WRONG", message=f"{type(error).__name__}: {error}")
             found[number, engine] = outcome
@@ -266,10 +268,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--per-channel", action="store_true")
     parser.add_argument("--results", type=Path, help="file of outcomes, to stop and go on")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = run(range(args.start, args.start + args.count), args.results)
+    found = run(range(args.start, args.start + args.count), args.results, args.per_channel)
     sys.stdout.write(summary(found) + "\n")
     sys.exit(any(outcome.kind == "WRONG" for outcome in found.values()))
 

@@ -145,6 +145,10 @@ def test_a_config_and_its_network_give_the_same() -> None:
             lambda: edsr("pams", 4),
             "'_input_0' of 'body.0.conv1' has 4 bits, and NNI's TensorRT backend makes integers",
         ),
+        (
+            lambda: quantized("EDSR", "pams", 8, "paper", weight_range="learned_per_channel"),
+            "'weight' of 'body.0.conv1' has a scale for each channel, and NNI's TensorRT backend takes one range for",
+        ),
         (lambda: edsr("ddtb", 8), "'_input_0' of 'body.0.conv1' has codes from -"),
         (
             lambda: quantized("EDSR", "pams", 8, "deploy"),

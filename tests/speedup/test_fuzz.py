@@ -27,10 +27,19 @@ def test_random_networks_are_exact_or_say_why_not(number: int, engine: str, tmp_
     assert outcome.kind in ("exact", "tie", "near", "lossy", "refused"), outcome
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("number", range(12))
+def test_scales_of_channels_are_exact_too(number: int, engine: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip(engine)
+    outcome = check(number, engine, tmp_path, per_channel=True)
+    assert outcome.kind in ("exact", "tie", "lossy", "refused"), outcome
+
+
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
 
-    def fake(number: int, engine: str, folder: Path) -> Outcome:
+    def fake(number: int, engine: str, folder: Path, per_channel: bool) -> Outcome:
         checked.append(number)
         return Outcome("exact" if number else "tie", 0.5, promised=2, ran=2)
 

@@ -96,6 +96,17 @@ def test_8_bits(engine: str, arch: str, method: str, wiring: str, tmp_path: Path
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
+@pytest.mark.parametrize("bits", [6, 2])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_weights_with_scales_of_channels(engine: str, method: str, bits: int, arch: str, tmp_path: Path) -> None:
+    network = quantized(arch, method, bits, "deploy", weight_range="learned_per_channel")
+    error, promised, ran = compare(engine, network, tmp_path)
+    assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index("deploy")]
+    assert error.max() < 0.01
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
 @pytest.mark.parametrize("wiring", ["deploy", "tensorrt"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_skips_in_8_bits(engine: str, method: str, wiring: str, arch: str, tmp_path: Path) -> None:

@@ -40,10 +40,14 @@ def both_ways(write: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "tensorrt"])
-@pytest.mark.parametrize("options", [{}, {"tail": 8}], ids=["float tail", "integer tail"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tail": 8}, {"tail": 8, "weight_range": "learned_per_channel"}],
+    ids=["float tail", "integer tail", "scales of channels"],
+)
 @pytest.mark.parametrize("arch", ["EDSR", "MSRResNet", "RDN", "SRResNet"])
 def test_the_image_is_the_same(
-    arch: str, options: dict[str, int], engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arch: str, options: dict[str, Any], engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = quantized(arch, "pams", 4, "deploy", **options)
     fast, plain = both_ways(lambda path: export_onnx(network, path, engine), tmp_path, monkeypatch)

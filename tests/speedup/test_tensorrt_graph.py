@@ -62,17 +62,18 @@ def as_an_int8_engine(graph: Graph) -> Any:
         operands = [graph.producers.get(name) for name in node.input[:2]]
         if node.op_type != "Conv" or [getattr(o, "op_type", "") for o in operands] != ["DequantizeLinear"] * 2:
             continue
-        product = np.float32(1)
+        product = np.ones((), np.float32)
         for position, operand in enumerate(operands):
             assert operand is not None
             codes = f"{node.name}_codes_{position}"
             nodes.insert(-1, helper.make_node("DequantizeLinear", [operand.input[0], "one"], [codes]))
             node.input[position] = codes
-            product *= graph.constants[operand.input[1]]
+            product = product * graph.constants[operand.input[1]]
         output, bias = node.output[0], graph.constants[node.input[2]] if len(node.input) > 2 else np.float32([0])
         del node.input[2:]
         node.output[0] = f"{output}_sum"
-        proto.graph.initializer.append(to_proto(np.asarray(product), f"{output}_product"))
+        product = product.reshape(1, -1, 1, 1) if product.ndim else product
+        proto.graph.initializer.append(to_proto(product, f"{output}_product"))
         proto.graph.initializer.append(to_proto(bias.reshape(1, -1, 1, 1), f"{output}_bias"))
         nodes.append(helper.make_node("Mul", [node.output[0], f"{output}_product"], [f"{output}_scaled"]))
         nodes.append(helper.make_node("Add", [f"{output}_scaled", f"{output}_bias"], [output]))
@@ -108,7 +109,10 @@ def check_rules(graph: Graph) -> None:
     assert {node.domain for node in graph.nodes} == {""}
     for node in graph.of("QuantizeLinear") + graph.of("DequantizeLinear"):
         scale, zero = (graph.constants[name] for name in node.input[1:])
-        assert scale.shape == zero.shape == () and scale > 0 and zero == 0
+        axes = {attribute.name: attribute.i for attribute in node.attribute}
+        assert scale.shape == zero.shape and (scale > 0).all() and not zero.any()
+        assert axes == ({"axis": 0} if scale.shape else {})
+        assert not scale.shape or node.name.endswith((".weight_q", ".weight_dq"))
         assert (scale.dtype, zero.dtype) == (np.float32, np.int8)
     for node in graph.of("DequantizeLinear"):
         assert graph.kind_before(node.input[0]) == "QuantizeLinear"
@@ -142,6 +146,17 @@ def test_skips_with_bits_of_their_own(arch: str, wiring: str, method: str) -> No
     network = quantized(arch, method, 4, wiring, skip=7)
     graph = Graph(network)
     check_rules(graph)
+    check_numbers(network, graph, photo_away_from_ties(integer_simulator(network, engine="tensorrt")))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_scales_of_channels(arch: str, method: str) -> None:
+    network = quantized(arch, method, 4, "deploy", weight_range="learned_per_channel", tail=7)
+    graph = Graph(network)
+    check_rules(graph)
+    scales = [graph.constants[node.input[1]] for node in graph.of("QuantizeLinear") if node.name.endswith(".weight_q")]
+    assert len(scales) > 4 and all(scale.ndim == 1 for scale in scales)
     check_numbers(network, graph, photo_away_from_ties(integer_simulator(network, engine="tensorrt")))
 
 
