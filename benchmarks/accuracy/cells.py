@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, BEST_OF_LARGER, DISTILLED, POST_TRAINING, WITH_SKIPS
+from recipes import BEST, BEST_OF_LARGER, DISTILLED, OF_CHANNELS, POST_TRAINING, WITH_SKIPS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -238,6 +238,11 @@ def _queue() -> Iterator[Cell]:
         srresnet = "SRResNet-64x8"
         for recipe in dict.fromkeys((BEST[4], BEST[bits], BEST_OF_LARGER[bits], BEST_OF_LARGER[4])):
             yield Cell("ddtb", bits, recipe=recipe, network=srresnet, iterations=NETWORKS[srresnet].iterations)
+    for bits, seed in ((8, 1), (8, 2), (8, 3), (2, 1), (4, 1), (3, 1)):
+        yield Cell("ddtb", bits, recipe=OF_CHANNELS[bits], seed=seed)
+    for network, bits, rate in (("RDN-10x3", 4, "3e-4"), ("RDN-10x3", 2, "3e-4"), ("SRResNet-64x8", 2, "5e-4")):
+        recipe = f"recommended, distilled, learned per channel, lr {rate}"
+        yield Cell("ddtb", bits, recipe=recipe, network=network, iterations=NETWORKS[network].iterations)
     for bits in (2, 4, 3, 8):
         yield Cell("pams", bits, recipe=BEST[bits])
         for method in ("ddtb", "pams"):

@@ -29,9 +29,11 @@ def adam(lr: float) -> dict[str, Any]:
 
 LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
 LEARNED = {"calibration": "mse", "weight_range": "learned"}
+PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
     "least error": LEAST_ERROR,
+    "least error, per channel": PER_CHANNEL,
     "least error, PAMS": {"quantizer": "pams", **LEAST_ERROR},
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
     "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
@@ -87,6 +89,12 @@ RECIPES = {
                 for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4", "2e-5")
             },
             **{
+                f"distilled, learned per channel, lr {lr}": distilled(
+                    PER_CHANNEL, lr, "the defaults, but weight_range: learned_per_channel"
+                )
+                for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "2e-5")
+            },
+            **{
                 f"distilled, learned steps, skips of 8 bits, lr {lr}": distilled(
                     {**LEARNED, "skip": 8}, lr, "the defaults, but skip: 8"
                 )
@@ -109,6 +117,7 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     for bits, rate in BEST_RATES.items()
     if bits < 8
 }
+OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
 BEST, BEST_OF_LARGER = (
     {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in rates.items()}
     for rates in (BEST_RATES, RATES_OF_LARGER)
