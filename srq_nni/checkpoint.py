@@ -137,7 +137,12 @@ def packed_file(path: str | os.PathLike[str]) -> bool:
 
 
 def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str], param_key: str | None) -> dict[str, Any]:
-    """Return the state dict below ``param_key`` (``params_ema`` falls back to ``params``, a flat file is itself)."""
+    """Return the state dict below ``param_key`` (``params_ema`` falls back to ``params``, a flat file is itself).
+
+    That of a network which a stock model trains has lost what tells of its calibration.
+    """
+    from srq_nni.archs.self_calibration import without_calibration
+
     if param_key is not None and "params" not in content and "params_ema" not in content:
         param_key = None
     if param_key == "params_ema" and param_key not in content:
@@ -150,7 +155,8 @@ def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str], para
         raise CheckpointError(
             f"checkpoint '{path}': '{param_key}' is a {type(state).__name__}; give a state dict there"
         )
-    return {str(key).removeprefix("module."): value for key, value in state.items() if key != METADATA_KEY}
+    named = {str(key).removeprefix("module."): value for key, value in state.items() if key != METADATA_KEY}
+    return without_calibration(named, path)
 
 
 def is_quantizer_key(key: str) -> bool:
@@ -227,7 +233,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     content = read(path)
     if METADATA_KEY not in content:
         raise CheckpointError(
-            f"checkpoint '{path}' does not say which network it is; give one trained with model_type QuantSRModel"
+            f"checkpoint '{path}' does not say which network it is; give a quantized one that srq train wrote"
         )
     metadata = content[METADATA_KEY]
     model = QuantizedNetwork(metadata["network"], metadata["quantization"])

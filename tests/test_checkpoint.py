@@ -255,7 +255,7 @@ def test_load_rebuilds_the_network_bit_for_bit(tmp_path: Path, block: dict[str, 
 
 def test_load_needs_to_know_the_network(float_file: Path) -> None:
     assert message(lambda: srq_nni.load(float_file)) == (
-        f"checkpoint '{float_file}' does not say which network it is; give one trained with model_type QuantSRModel"
+        f"checkpoint '{float_file}' does not say which network it is; give a quantized one that srq train wrote"
     )
 
 

@@ -183,7 +183,10 @@ def test_command_packs_and_export_reads(tmp_path: Path, capsys: pytest.CaptureFi
             ["missing.pth", "-o", "x.safetensors"],
             "checkpoint 'missing.pth' does not exist; give the path of a .pth file",
         ),
-        (["float.pth", "-o", "x.safetensors"], "checkpoint 'float.pth' does not say which network it is; give one"),
+        (
+            ["float.pth", "-o", "x.safetensors"],
+            "checkpoint 'float.pth' does not say which network it is; give a quantized one",
+        ),
         (
             ["n.safetensors", "-o", "no/x.safetensors"],
             "the folder 'no' of 'no/x.safetensors' does not exist; create it first",

@@ -11,7 +11,8 @@ quantized checkpoint, also with ``strict_load_g: true``. What this form cannot d
 - DDTB's gates: which layers have one is known after calibration, when SRModel's optimizer exists already. The bounds
   are static, unless the checkpoint to start from has gates, which train on as they were.
 - DDTB's phase without updates: both quantizers calibrate while the weights train, on activations that are quantized.
-- Metadata: a checkpoint does not know its network. Build it from its block to export it (``srq_nni.export_onnx``).
+- Metadata, where BasicSR's own ``train.py`` runs it: ``srq train`` writes into a checkpoint which network it is, and so
+  ``srq export`` and ``srq_nni.load`` take it.
 - Batch statistics in an average: give SRResNet ``ema_decay: 0``, since SRModel averages parameters only.
 
 ``model_type: QuantSRModel`` with a ``quantization`` block can do all of it.
@@ -28,6 +29,7 @@ from torch import nn
 
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.archs.self_calibration import calibrate_itself
+from srq_nni.checkpoint import BLOCKS
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import PRESETS
 from srq_nni.errors import OptionError, did_you_mean
@@ -95,6 +97,7 @@ def _build(network: Mapping[str, Any]) -> nn.Module:
     if options.calibration_iters < 1:
         raise OptionError(f"network_g: calibration_iters: 0 leaves {network['type']} without bounds; give at least 1")
     net = insert_quantizers(build_float(base), options)
+    setattr(net, BLOCKS, (base, block))
     return calibrate_itself(net, options.calibration_iters, network["type"])
 
 

@@ -9,13 +9,15 @@ four acts by hooks:
   to the value before calibration. ``bounds_started`` is averaged along and thus becomes the share of the real values in
   that average; what the average computes, it computes with the bounds without the rest.
 - save: two entries tell that a file is from before the end of this; later the keys are those of any quantized network.
+  ``without_calibration`` is for readers that know no such entries.
 - load: a float state dict fits, and the quantizers keep what they have; stored gates are added.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +26,11 @@ from torch import nn
 
 from srq_nni.checkpoint import is_quantizer_key
 from srq_nni.errors import CheckpointError, OptionError, listing
+from srq_nni.quantization.activation import INITIAL_BOUND
 from srq_nni.quantization.layers import activation_quantizers, add_stored_gates, set_mode
 
 BATCHES, STARTED = "calibrated_batches", "bounds_started"
+BOUNDS = ("_quantizer.alpha", "_quantizer.upper", "_quantizer.lower")
 COMPLETE = 1 - 1e-6  # of an average; the rest, at most 1e-6 of a bound, is left in it
 
 
@@ -69,6 +73,32 @@ def calibrate_itself(net: nn.Module, batches: int, name: str) -> nn.Module:
     net.register_state_dict_post_hook(_hide_what_is_over)
     net.register_load_state_dict_pre_hook(_accept_float_weights)
     return net
+
+
+def without_calibration(state: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the state dict of such a network as any quantized network has it: bounds of an average made whole.
+
+    Args:
+        state: names without a prefix; that of any other network is returned as it is.
+        path: of its file, for the message.
+
+    Raises:
+        CheckpointError: if the bounds never saw an image.
+    """
+    if BATCHES not in state and STARTED not in state:
+        return dict(state)
+    share = float(state.get(STARTED, 1.0))
+    if share <= 0:
+        raise CheckpointError(
+            f"checkpoint '{path}' was saved before the first training batch, so its bounds are not set; "
+            "give a later one"
+        )
+    rest = {key: value for key, value in state.items() if key not in (BATCHES, STARTED)}
+    for key, value in rest.items():
+        if share < COMPLETE and key.endswith(BOUNDS):
+            start = -INITIAL_BOUND if key.endswith(".lower") else INITIAL_BOUND
+            rest[key] = start + (value - start) / share
+    return rest
 
 
 def _bounds(net: nn.Module) -> list[nn.Parameter]:

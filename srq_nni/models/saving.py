@@ -42,7 +42,7 @@ def atomic() -> Iterator[None]:
 
 
 def save_network(self: BaseModel, net: Any, net_label: str, current_iter: int, param_key: Any = "params") -> None:
-    """Write ``{net_label}_{iter}.pth`` as BasicSR does, one state dict below each key.
+    """Write ``{net_label}_{iter}.pth`` as BasicSR does, one state dict below each key, and what a quantized network is.
 
     Raises:
         WriteError: if the disk refuses it.
@@ -56,6 +56,9 @@ def save_network(self: BaseModel, net: Any, net_label: str, current_iter: int, p
         }
         for key, part in zip(keys, nets, strict=True)
     }
+    blocks = checkpoint.blocks_of(self.get_bare_model(nets[0]))
+    if blocks is not None:
+        content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(*blocks)
     name = "latest" if current_iter == -1 else current_iter
     checkpoint.save(content, f"{self.opt['path']['models']}/{net_label}_{name}.pth")
 

@@ -123,7 +123,7 @@ def test_a_process_ends_with_one_line_as_well(tmp_path: Path) -> None:
         (["{quantized}", "-o", "m.onnx", "--engine", "openvno"], "did you mean 'openvino'?"),
         (
             ["{float}", "-o", "m.onnx"],
-            "does not say which network it is; give one trained with model_type QuantSRModel",
+            "does not say which network it is; give a quantized one that srq train wrote",
         ),
         (
             ["{text}", "-o", "m.onnx"],

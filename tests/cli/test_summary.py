@@ -44,7 +44,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["-opt", "o.yml", "--json", "no/out.json"], "the folder 'no' of 'no/out.json' does not exist; create it first"),
     (["-opt", "o.yml", "--json", "."], "'.' is a folder; give the name of a file in it"),
     (["nope.pth"], "checkpoint 'nope.pth' does not exist; give the path of a .pth file"),
-    (["float.pth"], "checkpoint 'float.pth' does not say which network it is; give one trained with model_type"),
+    (["float.pth"], "checkpoint 'float.pth' does not say which network it is; give a quantized one"),
     (["nope.onnx"], "'nope.onnx' cannot be read: No such file or directory; give an ONNX file written by export_onnx"),
     (["text.onnx"], "'text.onnx' is not an ONNX file, or damaged; write it again with srq export"),
     (["add.onnx"], "'add.onnx': it holds no convolution with a constant weight; give a super-resolution network"),
