@@ -90,6 +90,11 @@ class PublishedQuantizer(Quantizer):
                     f"config_list: target '{site.target}' of '{site.module}' is quantized already, by the quantizer "
                     "that this one is fused with; exclude it here or there"
                 )
+            if hasattr(modules[site.module], "_nni_wrapper"):
+                raise OptionError(
+                    f"config_list: '{site.module}' is in the hands of another compressor; call its unwrap_model() "
+                    f"first, or make this one with {type(self).__name__}.from_compressor(it, ..)"
+                )
             register_module_type(modules[site.module])
         self.config_list = canonical_config_list(self.bound_model, self._sites, entries, get_method(self.method).scheme)
         super()._validate_config()

@@ -224,11 +224,18 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     Args:
         model: network with quantizers.
         batches: inputs of ``model``, (N, C, H, W).
+
+    Raises:
+        QuantizationError: without a batch.
     """
     model.eval()
     set_mode(model, "observe")
+    count = 0
     for batch in batches:
         model(batch)
+        count += 1
+    if not count:
+        raise QuantizationError("there is no batch to calibrate on; give at least one input of the network")
     set_bounds_from_statistics(model)
     set_mode(model, "quantize")
 

@@ -40,6 +40,19 @@ def test_a_wrong_compress_is_one_exact_sentence(
     assert str(caught.value) == message
 
 
+def test_two_quantizers_on_one_module_are_one_exact_sentence() -> None:
+    model = network()
+    first = make("pams", model, [CONV])
+    with pytest.raises(OptionError) as caught:
+        make("ddtb", model, [CONV])
+    assert str(caught.value) == (
+        "config_list: 'body.0.conv1' is in the hands of another compressor; call its unwrap_model() first, or make "
+        "this one with DDTBQuantizer.from_compressor(it, ..)"
+    )
+    first.unwrap_model()
+    make("ddtb", model, [CONV])
+
+
 def test_an_evaluator_that_hides_its_optimizer_is_refused() -> None:
     from nni.compression.utils.evaluator import Evaluator
 

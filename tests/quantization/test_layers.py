@@ -314,3 +314,11 @@ def test_calibrate_observes_float_activations_and_leaves_the_network_quantizing(
     assert torch.allclose(model[1].input_quantizer.alpha, expected.reshape(1))
     assert not model.training and model[0].weight_quantizer.enabled
     assert model[1].input_quantizer.mode == "quantize"
+
+
+def test_calibrate_without_a_batch_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    attach_quantizer(model, "0", "_input_0", PAMSActivation(4))
+    with pytest.raises(QuantizationError) as caught:
+        calibrate(model, [])
+    assert str(caught.value) == "there is no batch to calibrate on; give at least one input of the network"
