@@ -54,9 +54,11 @@ class Goal:
     stretch: float | None = None
 
 
-def case(name: str, network: dict[str, object], bits: int, wiring: str, *engines: str, **ends: int) -> Case:
+def case(name: str, network: dict[str, object], bits: int, wiring: str, *engines: str, **options: int | str) -> Case:
     """Return a case with PAMS."""
-    return Case(name, network, {"quantizer": "pams", "bits": bits, "wiring": wiring, **ends}, engines or ("openvino",))
+    return Case(
+        name, network, {"quantizer": "pams", "bits": bits, "wiring": wiring, **options}, engines or ("openvino",)
+    )
 
 
 def beside_bfloat16(name: str, reach: float, stretch: float, over_bfloat16: float) -> tuple[Goal, ...]:
@@ -76,6 +78,15 @@ CASES = {
     "x4 body": case("EDSR x4, 8-bit body", X4, 8, "paper"),
     "x4 body and tail": case("EDSR x4, 8-bit body and tail", X4, 8, "deploy", "openvino", "onnxruntime", tail=8),
     "x4 deploy": case("EDSR x4, 8-bit body, `deploy`", X4, 8, "deploy", "openvino", "onnxruntime"),
+    "x4 deploy, channels": case(
+        "EDSR x4, 8-bit body, `deploy`, weights per channel",
+        X4,
+        8,
+        "deploy",
+        "openvino",
+        "onnxruntime",
+        weight_range="learned_per_channel",
+    ),
     "x4 4 bits": case("EDSR x4, 4-bit body", X4, 4, "paper"),
     "x2 body": case("EDSR x2, 8-bit body", X2, 8, "paper"),
     "x2 deploy": case("EDSR x2, 8-bit body, `deploy`", X2, 8, "deploy", "openvino", "onnxruntime"),

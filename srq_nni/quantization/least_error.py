@@ -19,6 +19,7 @@ SMALLEST_FRACTION = 0.04
 WEIGHT_CANDIDATES = 32  # first guesses of a weight's step
 REFINEMENTS = 3
 THINNED = 2**13  # elements of a weight that the first guesses look at
+SMALLEST_CHANNEL = 2.0**-12  # of the largest step; below, as of a dead channel, its bias in such steps leaves int32
 
 
 def least_error_bounds(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -103,7 +104,7 @@ def _least_error_codes_per_channel(weight: torch.Tensor, bits: int, symmetric: b
         codes = torch.div(rows, step[:, None]).round_().clamp_(low, high)
         squares = codes.square().sum(1)
         step = torch.where(squares > 0, (codes * rows).sum(1) / squares.clamp(min=1), step)
-    return step, low, high
+    return step.clamp(min=step.max() * SMALLEST_CHANNEL), low, high
 
 
 def quantize_weight_least_error(weight: torch.Tensor, bits: int, *, symmetric: bool = False) -> torch.Tensor:

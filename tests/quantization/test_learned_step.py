@@ -102,6 +102,9 @@ def test_a_step_of_each_channel_loses_less() -> None:
     grid = each.grid(weight)
     assert isinstance(grid.scale, tuple)
     assert grid.scale[-1] > 50 * grid.scale[0]
+    dead = weight.clone()
+    dead[0] = 0
+    assert each.grid(dead).scale[0] == pytest.approx(grid.scale[-1] / 4096)
     alone = DDTBWeight(4, weight_range="learned_per_channel").grid(weight[3:4])
     assert alone.scale == (pytest.approx(grid.scale[3], rel=1e-6),)
 
