@@ -107,7 +107,7 @@ def test_weights_with_scales_of_channels(engine: str, method: str, bits: int, ar
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_dead_channel_has_a_step_in_which_its_bias_fits(engine: str, tmp_path: Path) -> None:
-    network = quantized("EDSR", "ddtb", 8, "deploy", weight_range="learned_per_channel")
+    network = quantized("EDSR", "ddtb", 6, "deploy", weight_range="learned_per_channel")
     with torch.no_grad():
         network.body[0].conv1.weight[2] = 0
         network.body[0].conv1.bias[2] = 0.3
