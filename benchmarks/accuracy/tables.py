@@ -215,13 +215,14 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             line[row.bits] = max(line.get(row.bits, row), row, key=lambda row: row.val_psnr)
     axes.plot([str(bits) for bits in WIDTHS], [math.nan] * len(WIDTHS))  # equal distances, in this order
     recipes = list(dict.fromkeys(recipe for _, _, recipe in lines))
-    for (method, wiring, recipe), line in lines.items():
+    for place, ((method, wiring, recipe), line) in enumerate(lines.items()):
         points = [(str(bits), line[bits].set5_psnr) for bits in WIDTHS if bits in line]
         axes.plot(
             *zip(*points, strict=True),
             color=pyplot.colormaps["tab20"](recipes.index(recipe)),
             marker=MARKERS[method],
             linestyle=STYLES[wiring],
+            zorder=3 - place / 100,  # what tells more lies on top
             label=f"{method} {wiring} {recipe}",
         )
     for row in own:

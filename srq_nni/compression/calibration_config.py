@@ -17,7 +17,7 @@ from srq_nni.compression.wrapper import quantizer_of
 from srq_nni.errors import OptionError, SRQError, did_you_mean
 from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
 from srq_nni.quantization.gate import Gate
-from srq_nni.quantization.grid import IntegerGrid, along_channels
+from srq_nni.quantization.grid import IntegerGrid, along_channels, scale_of
 from srq_nni.quantization.layers import attach_quantizer
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.weight import GridWeight, WeightQuantizer
@@ -65,12 +65,6 @@ def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, 
     elif isinstance(quantizer, WeightQuantizer) and quantizer.log_factor is not None:
         entry["log_factor"] = float(quantizer.log_factor.detach())
     return entry
-
-
-def scale_of(entry: Mapping[str, Any]) -> float | tuple[float, ...]:
-    """Return the scale of an entry as grids take it."""
-    scale = entry["scale"]
-    return tuple(scale.flatten().tolist()) if isinstance(scale, torch.Tensor) and scale.dim() else float(scale)
 
 
 def check_targets(config: CalibrationConfig, wrappers: Mapping[str, ModuleWrapper]) -> None:
@@ -125,7 +119,7 @@ def check_entry(
         restore(twin, entry)
         if not isinstance(twin, WeightQuantizer):
             return
-        given, scale = (torch.tensor(each).flatten() for each in (scale_of(entry), codes_of(space, twin)[0]))
+        given, scale = (torch.tensor(each).flatten() for each in (scale_of(entry["scale"]), codes_of(space, twin)[0]))
         near = given.shape == scale.shape and torch.isclose(given, scale, rtol=1e-5, atol=0)
     if not bool(torch.as_tensor(near).all()):
         raise OptionError(
@@ -196,7 +190,7 @@ def _made(entry: Mapping[str, Any], where: str) -> nn.Module:
     with _damage_named(where):
         if "state" not in entry:
             low, high = int(entry["quant_min"]), int(entry["quant_max"])
-            return GridWeight(IntegerGrid(scale_of(entry), low, high, entry["quant_bits"]))
+            return GridWeight(IntegerGrid(scale_of(entry["scale"]), low, high, entry["quant_bits"]))
         quantizer = METHODS[entry["quantizer"]].activation(entry["quant_bits"], **entry["options"])
         _load(quantizer, entry["state"])
     return quantizer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -83,6 +83,11 @@ def largest_bound(dtype: torch.dtype) -> float:
 def along_channels(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return ``values``, (C,), in a shape that broadcasts along the first dimension of ``x``; one of 0-d as it is."""
     return values.reshape(-1, *[1] * (x.dim() - 1)) if values.dim() else values
+
+
+def scale_of(given: Any) -> float | tuple[float, ...]:
+    """Return a number, or a tensor of any shape whose entries are scales of channels, as ``IntegerGrid`` takes it."""
+    return tuple(given.flatten().tolist()) if isinstance(given, torch.Tensor) and given.dim() else float(given)
 
 
 @dataclass(frozen=True)

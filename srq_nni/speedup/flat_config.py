@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from srq_nni.compression.calibration_config import scale_of
 from srq_nni.errors import ExportError
 from srq_nni.quantization.activation import ActivationQuantizer
+from srq_nni.quantization.grid import scale_of
 from srq_nni.quantization.layers import QuantConv2d, QuantLinear
 from srq_nni.quantization.weight import WeightQuantizer
 from srq_nni.speedup.integers import is_gated, read_integers
@@ -100,7 +100,7 @@ def _of_config(config: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Iterato
     for module, targets in config.items():
         for target, entry in targets.items():
             try:
-                scale, low, high = scale_of(entry), int(entry["quant_min"]), int(entry["quant_max"])
+                scale, low, high = scale_of(entry["scale"]), int(entry["quant_min"]), int(entry["quant_max"])
                 bits = int(entry["quant_bits"])
             except (KeyError, TypeError, ValueError) as error:
                 raise ExportError(
