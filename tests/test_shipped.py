@@ -16,6 +16,7 @@ from srq_nni.archs.quantized_arch import build_float
 from srq_nni.quantization.layers import activation_quantizers, quantized_convolutions
 from srq_nni.speedup import explain_difference
 from tests.speedup.networks import difference, photo_away_from_ties
+from tests.speedup.test_matrix import rounds_here
 from tests.sr_data import REPOSITORY
 
 WEIGHTS = REPOSITORY / "weights"
@@ -86,11 +87,13 @@ def test_a_shipped_network_runs_as_integers(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_on_photographs_as_they_come_nothing_but_ties_differs(path: Path) -> None:
+    """Nor what a CPU without VNNI rounds at 8 bits."""
     model = srq_nni.load(path)
+    expected = ("exact", "tie", "lossy") if rounds_here("openvino", model) else ("exact", "tie")
     for low, _ in crops():
         image = torch.from_numpy(low[:48, :64].transpose(2, 0, 1).copy()).float()[None]
         found = explain_difference(model, image, "openvino")
-        assert found.kind in ("exact", "tie") and found.remaining < 0.01, str(found)
+        assert found.kind in expected and found.remaining < 0.01, str(found)
 
 
 def test_there_are_some() -> None:
