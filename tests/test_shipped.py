@@ -89,11 +89,14 @@ def test_a_shipped_network_runs_as_integers(path: Path, tmp_path: Path) -> None:
 def test_on_photographs_as_they_come_nothing_but_ties_differs(path: Path) -> None:
     """Nor what a CPU without VNNI rounds at 8 bits."""
     model = srq_nni.load(path)
-    expected = ("exact", "tie", "lossy") if rounds_here("openvino", model) else ("exact", "tie")
+    rounds = rounds_here("openvino", model)
     for low, _ in crops():
         image = torch.from_numpy(low[:48, :64].transpose(2, 0, 1).copy()).float()[None]
         found = explain_difference(model, image, "openvino")
-        assert found.kind in expected and found.remaining < 0.01, str(found)
+        if rounds:
+            assert found.kind in ("exact", "tie", "lossy") and found.largest < 5, str(found)
+        else:
+            assert found.kind in ("exact", "tie") and found.remaining < 0.01, str(found)
 
 
 def test_there_are_some() -> None:
