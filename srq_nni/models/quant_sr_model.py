@@ -30,6 +30,7 @@ from srq_nni.compression.phases import (
 from srq_nni.compression.presets import find_preset
 from srq_nni.compression.profiles import apply_profile
 from srq_nni.errors import OptionError
+from srq_nni.models import saving
 from srq_nni.models.average import copy_quantizers, copy_state
 from srq_nni.models.base import DEFAULT_BASE, NetworkBlock, find_base_model
 from srq_nni.models.injected_loss import inject
@@ -281,32 +282,15 @@ class QuantSRModel(SRModel):
         self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = "params"
     ) -> None:
         """Write ``{net_label}_{iter}.pth`` atomically, with the metadata that ``srq_nni.load`` needs."""
-        nets = net if isinstance(net, list) else [net]
-        keys = param_key if isinstance(param_key, list) else [param_key]
-        name = "latest" if current_iter == -1 else current_iter
-        content: dict[str, Any] = {
-            key: {k: v.detach().cpu() for k, v in self.get_bare_model(part).state_dict().items()}
-            for key, part in zip(keys, nets, strict=True)
-        }
-        if self._is_quantized(nets[0]):
-            content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(
-                self.base_network, self.opt["quantization"], phase=self.phase
-            )
-        checkpoint.save(content, f"{self.opt['path']['models']}/{net_label}_{name}.pth")
+        metadata = None
+        if self._is_quantized(net[0] if isinstance(net, list) else net):
+            metadata = checkpoint.metadata_of(self.base_network, self.opt["quantization"], phase=self.phase)
+        saving.save_network(self, net, net_label, current_iter, param_key, metadata)
 
     @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Write ``{iter}.state`` atomically; BasicSR resumes from it."""
-        if current_iter == -1:
-            return
-        state = {
-            "epoch": epoch,
-            "iter": current_iter,
-            "seed": self.opt.get("manual_seed"),  # of the data order, drawn by BasicSR if the file gives none
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
-        }
-        checkpoint.save(state, f"{self.opt['path']['training_states']}/{current_iter}.state")
+        saving.save_training_state(self, epoch, current_iter)
 
 
 _EXTENDED: dict[tuple[type, type], Any] = {}

@@ -6,7 +6,7 @@ full. Here a refused file ends the run with a sentence, and the old file stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,26 @@ def atomic() -> Iterator[None]:
             setattr(place, name, original)
 
 
-def save_network(self: BaseModel, net: Any, net_label: str, current_iter: int, param_key: Any = "params") -> None:
+def save_network(
+    self: BaseModel,
+    net: Any,
+    net_label: str,
+    current_iter: int,
+    param_key: Any = "params",
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Write ``{net_label}_{iter}.pth`` as BasicSR does, one state dict below each key, and what a quantized network is.
+
+    Args:
+        self, net, net_label, current_iter, param_key: as in BasicSR.
+        metadata: of the checkpoint; if missing, those of a network that says how it is built.
 
     Raises:
         WriteError: if the disk refuses it.
     """
     nets = net if isinstance(net, list) else [net]
     keys = param_key if isinstance(param_key, list) else [param_key]
-    content = {
+    content: dict[str, Any] = {
         key: {
             name.removeprefix("module."): value.detach().cpu()
             for name, value in self.get_bare_model(part).state_dict().items()
@@ -57,8 +68,10 @@ def save_network(self: BaseModel, net: Any, net_label: str, current_iter: int, p
         for key, part in zip(keys, nets, strict=True)
     }
     blocks = checkpoint.blocks_of(self.get_bare_model(nets[0]))
-    if blocks is not None:
-        content[checkpoint.METADATA_KEY] = checkpoint.metadata_of(*blocks)
+    if metadata is None and blocks is not None:
+        metadata = checkpoint.metadata_of(*blocks)
+    if metadata is not None:
+        content[checkpoint.METADATA_KEY] = metadata
     name = "latest" if current_iter == -1 else current_iter
     checkpoint.save(content, f"{self.opt['path']['models']}/{net_label}_{name}.pth")
 
