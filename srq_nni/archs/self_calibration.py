@@ -97,7 +97,7 @@ def without_calibration(state: Mapping[str, Any], path: str | os.PathLike[str]) 
     for key, value in rest.items():
         if share < COMPLETE and key.endswith(BOUNDS):
             start = -INITIAL_BOUND if key.endswith(".lower") else INITIAL_BOUND
-            rest[key] = start + (value - start) / share
+            rest[key] = _whole(value, start, share)
     return rest
 
 
@@ -165,10 +165,15 @@ def _after_forward(net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         _set_bounds(net, raw)
 
 
+def _whole(average: torch.Tensor, start: float, share: float) -> torch.Tensor:
+    """Return what was averaged with ``start`` if it makes up ``share`` of ``average``."""
+    return start + (average - start) / share
+
+
 def _without_start(net: nn.Module) -> list[torch.Tensor]:
     """Return the average of the bounds since calibration began: they are that and their start, weighted by a share."""
     share = float(net.get_parameter(STARTED))
-    return [start + (bound - start) / share for bound, start in zip(_bounds(net), _of(net).starts, strict=True)]
+    return [_whole(bound, start, share) for bound, start in zip(_bounds(net), _of(net).starts, strict=True)]
 
 
 def _set_bounds(net: nn.Module, values: Iterable[torch.Tensor]) -> None:

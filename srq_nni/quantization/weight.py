@@ -27,11 +27,12 @@ class WeightQuantizer(nn.Module):
     """Return a weight on the grid of its own statistics, with the straight-through gradient.
 
     Attributes:
+        symmetric: of the codes of least squared error, see ``least_error_codes``.
         weight_range: how its step is found.
-        per_channel: each output channel has a step.
         log_factor: 0-d parameter, natural logarithm of a trained factor on the step; None if the step is not trained.
     """
 
+    symmetric = False
     log_factor: nn.Parameter | None
 
     def __init__(self, bits: int, *, weight_range: str) -> None:
@@ -39,9 +40,13 @@ class WeightQuantizer(nn.Module):
         self.bits = check_bits(bits)
         self.enabled = True
         self.weight_range = weight_range
-        self.per_channel = weight_range == PER_CHANNEL
         learned = weight_range in (LEARNED, PER_CHANNEL)
         self.register_parameter("log_factor", nn.Parameter(torch.zeros(())) if learned else None)
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether each output channel has a step of its own."""
+        return self.weight_range == PER_CHANNEL
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return ``weight`` (any shape) on its grid, or ``weight`` itself while the quantizer is not ``enabled``."""
@@ -55,14 +60,20 @@ class WeightQuantizer(nn.Module):
         """Return the integer grid on which ``quantize(weight)`` lies."""
         raise NotImplementedError
 
-    def least_error_grid(self, weight: torch.Tensor, *, symmetric: bool) -> IntegerGrid:
+    def quantize_least_error(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return ``weight`` on ``least_error_grid``."""
+        if self.log_factor is None:
+            return quantize_weight_least_error(weight, self.bits, symmetric=self.symmetric)
+        how = {"symmetric": self.symmetric, "per_channel": self.per_channel}
+        return quantize_weight_learned(weight, self.bits, self.log_factor, **how)
+
+    def least_error_grid(self, weight: torch.Tensor) -> IntegerGrid:
         """Return the grid of least squared error, times the trained factor if there is one."""
         if self.log_factor is None:
-            step, low, high = least_error_codes(weight, self.bits, symmetric=symmetric)
+            step, low, high = least_error_codes(weight, self.bits, symmetric=self.symmetric)
         else:
-            step, low, high = learned_codes(
-                weight, self.bits, self.log_factor, symmetric=symmetric, per_channel=self.per_channel
-            )
+            how = {"symmetric": self.symmetric, "per_channel": self.per_channel}
+            step, low, high = learned_codes(weight, self.bits, self.log_factor, **how)
         return IntegerGrid(tuple(step.tolist()) if self.per_channel else float(step), low, high, self.bits)
 
     def on_grid(self, weight: torch.Tensor) -> tuple[IntegerGrid, torch.Tensor]:
@@ -100,22 +111,19 @@ class PAMSWeight(WeightQuantizer):
     """
 
     RANGES = (*LEAST_ERROR, "max", "official")
+    symmetric = True
 
     def __init__(self, bits: int, *, weight_range: str = LEARNED) -> None:
         super().__init__(bits, weight_range=choice("weight_range", weight_range, self.RANGES))
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        if self.log_factor is not None:
-            return quantize_weight_learned(
-                weight, self.bits, self.log_factor, symmetric=True, per_channel=self.per_channel
-            )
-        if self.weight_range == "mse":
-            return quantize_weight_least_error(weight, self.bits, symmetric=True)
+        if self.weight_range in LEAST_ERROR:
+            return self.quantize_least_error(weight)
         return quantize_weight_max_abs(weight, self.bits, released_order=self.weight_range == "official")
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         if self.weight_range in LEAST_ERROR:
-            return self.least_error_grid(weight, symmetric=True)
+            return self.least_error_grid(weight)
         n = symmetric_maximum(self.bits)
         return IntegerGrid(float(weight_step_max_abs(computable(weight.detach()), self.bits)), -n, n, self.bits)
 
@@ -148,18 +156,14 @@ class DDTBWeight(WeightQuantizer):
         self.limit_levels = switch("limit_levels", limit_levels)
 
     def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        if self.log_factor is not None:
-            return quantize_weight_learned(
-                weight, self.bits, self.log_factor, symmetric=False, per_channel=self.per_channel
-            )
-        if self.weight_range == "mse":
-            return quantize_weight_least_error(weight, self.bits, symmetric=False)
+        if self.weight_range in LEAST_ERROR:
+            return self.quantize_least_error(weight)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         return quantize_weight_percentile(weight, self.bits, self.percentile, **limits)
 
     def grid(self, weight: torch.Tensor) -> IntegerGrid:
         if self.weight_range in LEAST_ERROR:
-            return self.least_error_grid(weight, symmetric=False)
+            return self.least_error_grid(weight)
         lower, upper = percentile_bounds(weight.detach(), self.percentile)
         limits = {"limit_levels": self.limit_levels, "fit_int8": self.limit_levels}
         step, low, high = ddtb_codes(lower, upper, self.bits, **limits)
