@@ -120,10 +120,15 @@ def check_entry(
         if not isinstance(twin, WeightQuantizer):
             return
         given, scale = (torch.tensor(each).flatten() for each in (scale_of(entry["scale"]), codes_of(space, twin)[0]))
-        near = given.shape == scale.shape and torch.isclose(given, scale, rtol=1e-5, atol=0)
-    if not bool(torch.as_tensor(near).all()):
+    if given.shape != scale.shape:
         raise OptionError(
-            f"calibration_config: {where} has scale {float(given[0]):.6g} and its weight gives {float(scale[0]):.6g}; "
+            f"calibration_config: {where} has {len(given)} scales and its weight {len(scale)} channels; make them equal"
+        )
+    differing = (~torch.isclose(given, scale, rtol=1e-5, atol=0)).nonzero().flatten().tolist()
+    if differing:
+        given, scale = given[differing[0]], scale[differing[0]]
+        raise OptionError(
+            f"calibration_config: {where} has scale {float(given):.6g} and its weight gives {float(scale):.6g}; "
             "load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"
         )
 

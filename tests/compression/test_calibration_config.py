@@ -159,7 +159,15 @@ def test_scales_of_channels_go_into_a_quantizer_and_a_network(method: str) -> No
     with pytest.raises(OptionError, match=r"'weight' of 'body\.0\.conv1' has options: "):
         other.update_calibration_config(config)
     config["body.0.conv1"]["weight"]["scale"] = scale * torch.linspace(1, 1.1, 8).reshape(-1, 1, 1, 1)
-    with pytest.raises(OptionError, match="load the trained weights first"):
+    with pytest.raises(OptionError) as caught:
+        second.update_calibration_config(config)
+    given, found = (float(each.flatten()[1]) for each in (config["body.0.conv1"]["weight"]["scale"], scale))
+    assert str(caught.value) == (
+        f"calibration_config: target 'weight' of 'body.0.conv1' has scale {given:.6g} and its weight gives "
+        f"{found:.6g}; load the trained weights first, or rebuild an unwrapped network with srq_nni.quantized_network"
+    )
+    config["body.0.conv1"]["weight"]["scale"] = scale[:7]
+    with pytest.raises(OptionError, match=r"'weight' of 'body\.0\.conv1' has 7 scales and its weight 8 channels; make"):
         second.update_calibration_config(config)
 
 
