@@ -229,6 +229,8 @@ def run(numbers: range, results: Path | None, per_channel: bool = False) -> dict
     found: dict[tuple[int, str], Outcome] = {}
     for line in results.read_text().splitlines() if results is not None and results.exists() else ():
         entry = json.loads(line)
+        if entry.pop("per_channel", False) != per_channel:
+            continue
         place = entry.pop("number"), entry.pop("engine")
         found[place] = Outcome(**entry)
     with tempfile.TemporaryDirectory() as folder:
@@ -241,8 +243,9 @@ def run(numbers: range, results: Path | None, per_channel: bool = False) -> dict
                 outcome = Outcome("WRONG", message=f"{type(error).__name__}: {error}")
             found[number, engine] = outcome
             if results is not None:
+                entry = {"number": number, "engine": engine, "per_channel": per_channel, **dataclasses.asdict(outcome)}
                 with results.open("a") as file:
-                    file.write(json.dumps({"number": number, "engine": engine, **dataclasses.asdict(outcome)}) + "\n")
+                    file.write(json.dumps(entry) + "\n")
     return {key: outcome for key, outcome in found.items() if key[0] in numbers}
 
 

@@ -47,6 +47,8 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     random_networks.run(range(1), tmp_path / "results.jsonl")
     found = random_networks.run(range(3), tmp_path / "results.jsonl")
     assert checked == [0, 0, 1, 1, 2, 2] and len(found) == 6
+    random_networks.run(range(1), tmp_path / "results.jsonl", per_channel=True)
+    assert checked[6:] == [0, 0]  # other networks, though their number is done
     assert random_networks.summary(found).splitlines() == [
         f"{engine}: exact 2, tie 1; 6 convolutions in integers, 6 promised" for engine in ENGINES
     ]
