@@ -232,7 +232,7 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
     for bits in (3, 2, 4, 8):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
-    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *((bits, BEST_OF_LARGER[bits]) for bits in (2, 4, 8))):
+    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *BEST_OF_LARGER.items()):
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
         srresnet = "SRResNet-64x8"
@@ -244,7 +244,8 @@ def _queue() -> Iterator[Cell]:
         recipe = f"recommended, distilled, learned per channel, lr {rate}"
         yield Cell("ddtb", bits, recipe=recipe, network=network, iterations=NETWORKS[network].iterations)
     for bits in (2, 4, 3, 8):
-        yield Cell("pams", bits, recipe=BEST[bits])
+        for seed in (1, 2, 3) if bits in (2, 4) else (1,):
+            yield Cell("pams", bits, recipe=BEST[bits], seed=seed)
         for method in ("ddtb", "pams"):
             yield Cell(method, bits, "deploy", WITH_SKIPS.get(bits, BEST[bits]))
     yield Cell("ddtb", 2, "deploy", BEST[2])
@@ -289,6 +290,7 @@ def _queue() -> Iterator[Cell]:
         for bits in DISTILLED:
             for method in ("ddtb", "pams"):
                 yield Cell(method, bits, wiring, DISTILLED[bits])
-    for bits in (4, 2):
+    for bits in (4, 2, 3):
         yield Cell("ddtb", bits, "official", "official", network="EDSR-64x8")
+    for bits in (4, 2):
         yield Cell("ddtb", bits, recipe=DISTILLED[bits], network="EDSR-64x8")
