@@ -194,7 +194,7 @@ def document(rows: Sequence[Row]) -> str:
     if waiting:
         parts.append(
             f"Not run yet: {len(waiting)} of {len(queue())} cells. `python benchmarks/accuracy/run.py` runs them, the "
-            f"most telling first: {', '.join(f'`{name}`' for name in waiting[:8])}, .."
+            f"most telling first: {', '.join(f'`{name}`' for name in waiting[:8])}{', ..' * (len(waiting) > 8)}"
         )
     return "\n\n".join(parts) + "\n"
 
