@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes import BEST, BEST_OF_LARGER, DISTILLED, OF_CHANNELS, POST_TRAINING, WITH_SKIPS
+from recipes import (
+    ABSOLUTE,
+    ABSOLUTE_OF_LARGER,
+    BEST,
+    BEST_OF_LARGER,
+    DISTILLED,
+    OF_CHANNELS,
+    POST_TRAINING,
+    WITH_SKIPS,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GREY = 255  # images are in [0, 1]: the papers' weight of SKT, 1000, is divided by it
@@ -147,9 +156,25 @@ NETWORKS = {
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
-OF_4_BITS = ("recommended", "recommended, lr 1e-3", "recommended, distilled", "recommended, distilled, lr 1e-3")
+OF_4_BITS = (
+    "recommended",
+    "recommended, lr 1e-3",
+    "recommended, distilled",
+    "recommended, distilled, lr 1e-3",
+    BEST[4],
+    ABSOLUTE[4],
+)
 OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
-OF_RDN = tuple(f"recommended, distilled, {rate}" for rate in ("lr 3e-4", "learned steps, lr 3e-4"))
+OF_RDN = tuple(
+    f"recommended, distilled, {rest}"
+    for rest in (
+        "lr 3e-4",
+        "learned steps, lr 3e-4",
+        "learned steps, lr 3e-4, bounds 1e-2",
+        "least absolute error, lr 3e-4",
+        "least absolute error, lr 3e-4, bounds 1e-2",
+    )
+)
 ABLATED = (  # at 2 bits
     "recommended",
     *(f"recommended, {start} from the percentile" for start in ("bounds", "weights")),
@@ -161,6 +186,7 @@ ABLATED = (  # at 2 bits
     "recommended, distilled, no flips",
     *(f"recommended, distilled, lr {lr}" for lr in ("2e-3", "1e-3")),
     BEST[2],
+    ABSOLUTE[2],
     "recommended, without SKT",
     "recommended, without gates",
 )
@@ -226,6 +252,10 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ddtb", bits, recipe=recipe, seed=seed)
     for network in ("EDSR-32x5", "EDSR-32x5-shipped"):
         yield Cell("ddtb", 8, recipe="recommended, distilled, learned steps, lr 1e-4", network=network)
+    for seed in (1, 2, 3):
+        yield Cell("ddtb", 2, recipe=ABSOLUTE[2], seed=seed)
+    for method, bits in (("pams", 2), ("ddtb", 3), ("ddtb", 4)):
+        yield Cell(method, bits, recipe=ABSOLUTE[bits])
     for bits in (4, 2):
         for recipe in OF_RDN:
             rdn = "RDN-10x3"
@@ -238,6 +268,12 @@ def _queue() -> Iterator[Cell]:
         srresnet = "SRResNet-64x8"
         for recipe in dict.fromkeys((BEST[4], BEST[bits], BEST_OF_LARGER[bits], BEST_OF_LARGER[4])):
             yield Cell("ddtb", bits, recipe=recipe, network=srresnet, iterations=NETWORKS[srresnet].iterations)
+    absolute = ABSOLUTE_OF_LARGER[2]
+    yield Cell("ddtb", 2, recipe=absolute, network="SRResNet-64x8", iterations=NETWORKS["SRResNet-64x8"].iterations)
+    for bits in (2, 4):
+        for recipe in (ABSOLUTE_OF_LARGER[bits], BEST_OF_LARGER[bits]):
+            yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8", iterations=ABLATION)
+    yield Cell("ddtb", 2, recipe=absolute, network="EDSR-64x8")
     for bits, seed in ((8, 1), (8, 2), (8, 3), (2, 1), (4, 1), (3, 1)):
         yield Cell("ddtb", bits, recipe=OF_CHANNELS[bits], seed=seed)
     for network, bits, rate in (("RDN-10x3", 4, "3e-4"), ("RDN-10x3", 2, "3e-4"), ("SRResNet-64x8", 2, "5e-4")):
@@ -263,6 +299,10 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ptq", bits, recipe=recipe)
     for recipe in ("least error", "least error, PAMS"):
         yield Cell("ptq", 8, recipe=recipe, network="EDSR-64x8")
+    for network in ("EDSR-64x8", "SRResNet-64x8", "RDN-10x3"):
+        for bits in (4, 2):
+            for recipe in ("least error", "least absolute error"):
+                yield Cell("ptq", bits, recipe=recipe, network=network)
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
     for bits in (3, 2, 4):

@@ -29,10 +29,13 @@ def adam(lr: float) -> dict[str, Any]:
 
 LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
 LEARNED = {"calibration": "mse", "weight_range": "learned"}
+MAE = {"calibration": "mae", "weight_range": "learned"}
 PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
     "least error": LEAST_ERROR,
+    "least absolute error": MAE,
+    "least absolute error, PAMS": {"quantizer": "pams", **MAE},
     "least error, per channel": PER_CHANNEL,
     "least error, PAMS": {"quantizer": "pams", **LEAST_ERROR},
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
@@ -53,13 +56,21 @@ HOW_DISTILLED = (
     "three quarters of the loss against the output of the teacher, whose input is turned at random; warm-up, cosine"
 )
 BUT_MSE = "the defaults, but weight_range: mse"
+BUT_MAE = "the defaults, but calibration: mae"
 
 
-def distilled(quantization: Mapping[str, Any], lr: str, departs: str) -> Recipe:
-    """Return the recipe that learns from the teacher, too; ``departs`` says what ``quantization`` changes."""
-    return Recipe(
-        quantization, {**COSINE, **DISTILL, "optim_g": adam(float(lr))}, f"{departs}; {HOW_DISTILLED}; lr {lr}"
-    )
+def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: str = "2e-3") -> Recipe:
+    """Return the recipe that learns from the teacher, too.
+
+    Args:
+        quantization: keys of the block.
+        lr: rate of the weights.
+        departs: what ``quantization`` changes, in words.
+        bounds: relative rate of the bounds.
+    """
+    train = {**COSINE, **DISTILL, "optim_g": adam(float(lr)), "optim_q": {"relative_lr": float(bounds)}}
+    beside = "" if bounds == "2e-3" else f", of bounds {bounds}"
+    return Recipe(quantization, train, f"{departs}; {HOW_DISTILLED}; lr {lr}{beside}")
 
 
 RECIPES = {
@@ -95,6 +106,17 @@ RECIPES = {
                 for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "2e-5")
             },
             **{
+                f"distilled, least absolute error, lr {lr}": distilled(MAE, lr, BUT_MAE)
+                for lr in ("2e-3", "1e-3", "5e-4", "3e-4")
+            },
+            **{
+                f"distilled, {start}, lr 3e-4, bounds 1e-2": distilled(quantization, "3e-4", departs, "1e-2")
+                for start, quantization, departs in (
+                    ("learned steps", LEARNED, "the defaults"),
+                    ("least absolute error", MAE, BUT_MAE),
+                )
+            },
+            **{
                 f"distilled, learned steps, skips of 8 bits, lr {lr}": distilled(
                     {**LEARNED, "skip": 8}, lr, "the defaults, but skip: 8"
                 )
@@ -118,6 +140,10 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     if bits < 8
 }
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
+ABSOLUTE, ABSOLUTE_OF_LARGER = (
+    {bits: f"recommended, distilled, least absolute error, lr {rates[bits]}" for bits in (2, 3, 4)}
+    for rates in (BEST_RATES, RATES_OF_LARGER)
+)
 BEST, BEST_OF_LARGER = (
     {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in rates.items()}
     for rates in (BEST_RATES, RATES_OF_LARGER)

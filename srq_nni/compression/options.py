@@ -19,7 +19,7 @@ from pydantic import (
 from srq_nni.compression.presets import WIRINGS
 from srq_nni.compression.profiles import PROFILES, SWITCHES, apply_profile, default_of, is_resolved, without_idle
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
-from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
+from srq_nni.quantization.activation import ERROR_POWERS, DDTBActivation, PAMSActivation
 from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits, choice
 from srq_nni.quantization.methods import METHODS, get_method
 from srq_nni.quantization.targets import WEIGHT
@@ -93,7 +93,8 @@ class QuantizationOptions(BaseModel):
     config_list: list[dict[str, Any]] | None = None
     """Modules, targets and bits in NNI's format, instead of the preset."""
     calibration: Annotated[str, _one_of(name for names in CALIBRATIONS.values() for name in names)] | None = None
-    """How activation bounds start: mse (least squared error; default), max (pams), percentile (ddtb) or official."""
+    """How activation bounds start: mse (least squared error; default), mae (least absolute error, closer bounds), max
+    (pams), percentile (ddtb) or official."""
     calibration_iters: Whole = Field(default=default_of("calibration_iters"), ge=0)
     """Iterations of the first phase: PAMS trains while its bounds follow the running statistic, DDTB watches float
     activations without an update. The papers' is 1000."""
@@ -171,9 +172,10 @@ class QuantizationOptions(BaseModel):
         for key, instead in BESIDE_CONFIG_LIST.items():
             if self.config_list is not None and key in self.model_fields_set:
                 raise OptionError(f"{key}: it has no effect beside config_list; {instead}")
-        if self.percentile is not None and self.calibration == "mse" and self.weight_range in LEAST_ERROR:
+        if self.percentile is not None and self.calibration in ERROR_POWERS and self.weight_range in LEAST_ERROR:
             raise OptionError(
-                f"percentile: calibration is mse and weight_range {self.weight_range}; delete it, or one of them"
+                f"percentile: calibration is {self.calibration} and weight_range {self.weight_range}; delete it, "
+                "or one of them"
             )
         for key, switch in SWITCHES.items():
             given = key in self.model_fields_set and getattr(self, key) is not None

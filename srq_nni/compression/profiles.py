@@ -12,6 +12,7 @@ from typing import Any
 
 from srq_nni.compression.settings import idle
 from srq_nni.errors import OptionError, did_you_mean
+from srq_nni.quantization.activation import CALIBRATION
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import WEIGHT
@@ -60,8 +61,8 @@ SWITCHES: dict[str, Switch] = {
     "calibration": Switch(
         "bounds start where rounding and clipping cost least, over all batches; released: maximum or percentile of the "
         "last batch alone, PAMS without a clamp meanwhile, DDTB at 2 bits only",
-        pams=("mse", "official"),
-        ddtb=("mse", "official"),
+        pams=(CALIBRATION, "official"),
+        ddtb=(CALIBRATION, "official"),
         per_tensor=True,
     ),
     "calibration_iters": Switch(

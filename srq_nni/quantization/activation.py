@@ -18,6 +18,8 @@ from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implie
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
 NO_CHANNELS = -1
+ERROR_POWERS = {"mae": 1, "mse": 2}  # of the error that a calibration makes least
+CALIBRATION = "mse"  # the default
 INITIAL_BOUND = 10.0  # in the unit of the activation (grey levels); both papers start there
 
 
@@ -117,14 +119,15 @@ class PAMSActivation(ActivationQuantizer):
 
     Args:
         bits: 2 to 8.
-        calibration: how a batch proposes alpha. ``mse``: the alpha with the least squared error, averaged over the
-            batches. ``max``: mean over images of max|x|, averaged over the batches. ``official``: as ``max``, but the
-            last batch alone counts, nothing is clamped while calibrating, and all is computed in ``released_order``.
+        calibration: how a batch proposes alpha. ``mae`` and ``mse``: the alpha with the least absolute and squared
+            error, averaged over the batches. ``max``: mean over images of max|x|, averaged over the batches.
+            ``official``: as ``max``, but the last batch alone counts, nothing is clamped while calibrating, and all is
+            computed in ``released_order``.
     """
 
-    CALIBRATIONS = ("max", "mse", "official")
+    CALIBRATIONS = ("max", "mae", "mse", "official")
 
-    def __init__(self, bits: int, *, calibration: str = "mse") -> None:
+    def __init__(self, bits: int, *, calibration: str = CALIBRATION) -> None:
         super().__init__(bits)
         self.calibration = choice("calibration", calibration, self.CALIBRATIONS)
         self.alpha = nn.Parameter(torch.full((1,), INITIAL_BOUND))
@@ -135,8 +138,8 @@ class PAMSActivation(ActivationQuantizer):
         statistics.check_finite(x)
         if self.calibration == "official":
             self.statistic.count.zero_()
-        if self.calibration == "mse":
-            self.statistic.update(statistics.reconstruction_bound(x, self.bits))
+        if self.calibration in ERROR_POWERS:
+            self.statistic.update(statistics.reconstruction_bound(x, self.bits, ERROR_POWERS[self.calibration]))
         else:
             self.statistic.update(statistics.mean_sample_maximum(x))
 
@@ -179,16 +182,16 @@ class DDTBActivation(ActivationQuantizer):
 
     Args:
         bits: 2 to 8.
-        calibration: ``mse`` starts the bounds where the squared error is least, averaged over the batches;
-            ``percentile`` at the percentiles of the observed activations; ``official`` does so at 2 bits only, from the
-            last batch, and leaves them at +-10 at other widths. If missing, ``percentile`` with a percentile, else
-            ``mse``.
+        calibration: ``mae`` and ``mse`` start the bounds where the absolute and the squared error is least, averaged
+            over the batches; ``percentile`` at the percentiles of the observed activations; ``official`` does so at
+            2 bits only, from the last batch, and leaves them at +-10 at other widths. If missing, ``percentile`` with a
+            percentile, else ``mse``.
         percentile: M of that start; the lower bound takes 100 - M; 99 if missing.
         limit_levels: see ``ddtb_quantize``.
         gate_statistics, gate_gradient: of a gate that is added; see ``gate_quantize``.
     """
 
-    CALIBRATIONS = ("mse", "percentile", "official")
+    CALIBRATIONS = ("mae", "mse", "percentile", "official")
     channels: torch.Tensor
     gate_is_applied: torch.Tensor
 
@@ -203,7 +206,7 @@ class DDTBActivation(ActivationQuantizer):
         gate_gradient: Gradient = "straight_through",
     ) -> None:
         super().__init__(bits)
-        start = implied_by(percentile, "mse") if calibration is None else calibration
+        start = implied_by(percentile, CALIBRATION) if calibration is None else calibration
         self.calibration = choice("calibration", start, self.CALIBRATIONS)
         self.gate_statistics: Statistics = choice("gate_statistics", gate_statistics, get_args(Statistics))
         self.gate_gradient: Gradient = choice("gate_gradient", gate_gradient, get_args(Gradient))
@@ -255,8 +258,9 @@ class DDTBActivation(ActivationQuantizer):
         self.channels.copy_(torch.where(same, seen, NO_CHANNELS))  # "if" would wait for the device
         if self.calibration == "official":
             self.statistic.count.zero_()
-        if self.calibration == "mse":
-            self.statistic.update(least_error_bounds(statistics.subsample(x), self.bits))
+        if self.calibration in ERROR_POWERS:
+            power = ERROR_POWERS[self.calibration]
+            self.statistic.update(least_error_bounds(statistics.subsample(x), self.bits, power))
         else:
             self.statistic.update(statistics.sampled_percentiles(x, self.percentile))
 

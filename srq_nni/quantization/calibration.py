@@ -110,15 +110,16 @@ def mean_sample_maximum(x: torch.Tensor) -> torch.Tensor:
     return x.detach().abs().reshape(len(x) if x.ndim else 1, -1).amax(dim=1).mean().reshape(1)
 
 
-def reconstruction_bound(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return, as a (1,) tensor, the alpha that minimises the mean squared error of ``pams_quantize`` on ``x``.
+def reconstruction_bound(x: torch.Tensor, bits: int, power: int = 2) -> torch.Tensor:
+    """Return, as a (1,) tensor, the alpha that minimises the mean error of ``pams_quantize`` on ``x``.
 
-    The candidates are ``SEARCH_STEPS`` equal fractions of max|x|.
+    The error counts with ``power``: 2 squared, 1 absolute. The candidates are ``SEARCH_STEPS`` equal fractions of
+    max|x|.
     """
     flat = subsample(x.detach(), SEARCH_SUBSAMPLE)
     largest = flat.abs().amax()
     candidates = [largest * step / SEARCH_STEPS for step in range(1, SEARCH_STEPS + 1)]
-    errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).square().mean() for alpha in candidates])
+    errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).abs().pow(power).mean() for alpha in candidates])
     return torch.stack(candidates).index_select(0, errors.argmin().reshape(1))
 
 

@@ -1,4 +1,4 @@
-"""Grids of least squared error: where a clipped tensor loses less to rounding than it gains in outliers.
+"""Grids of least error: where a clipped tensor loses less to rounding than it gains in outliers.
 
 Published starts (the largest value, a percentile) ask how far a tensor reaches; at 2 to 4 bits the step that follows
 costs more than the values beyond. These searches ask for the grid itself. Nothing here has a gradient or a state.
@@ -22,8 +22,8 @@ THINNED = 2**13  # elements of a weight that the first guesses look at
 SMALLEST_CHANNEL = 2.0**-12  # of the largest step; below, as of a dead channel, its bias in such steps leaves int32
 
 
-def least_error_bounds(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the (lower, upper) at which ``ddtb_quantize`` has the least mean squared error on ``x``, as a (2,) tensor.
+def least_error_bounds(x: torch.Tensor, bits: int, power: int = 2) -> torch.Tensor:
+    """Return the (lower, upper) at which ``ddtb_quantize`` has the least mean error on ``x``, as a (2,) tensor.
 
     The error is that of a histogram of ``BINS`` bins; the candidates are all pairs of ``FRACTIONS`` fractions of the
     smallest and the largest value. A tensor without negative values gets lower = 0, and the other way round.
@@ -31,6 +31,7 @@ def least_error_bounds(x: torch.Tensor, bits: int) -> torch.Tensor:
     Args:
         x: finite tensor with at least one element; above some million elements, thin it before.
         bits: 2 to 8.
+        power: 2 for the squared error, 1 for the absolute one, which leaves more outliers beyond the bounds.
     """
     flat = computable(x.detach()).flatten()
     smallest, largest = torch.aminmax(flat)
@@ -45,7 +46,7 @@ def least_error_bounds(x: torch.Tensor, bits: int) -> torch.Tensor:
     lower, upper = (side.flatten() for side in torch.meshgrid(fractions * low, fractions * high, indexing="ij"))
     step, code_lower, code_upper = (part[:, None] for part in ddtb_codes(lower, upper, bits))
     codes = torch.div(centres, step).round_().clamp_(code_lower, code_upper)
-    errors = codes.mul_(step).sub_(centres).square_() @ counts
+    errors = codes.mul_(step).sub_(centres).abs_().pow_(power) @ counts
     return torch.stack([lower, upper]).index_select(1, errors.argmin().reshape(1)).flatten()
 
 

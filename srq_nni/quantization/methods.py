@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srq_nni.errors import QuantizationError, did_you_mean
-from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.activation import CALIBRATION, ActivationQuantizer, DDTBActivation, PAMSActivation
 from srq_nni.quantization.percentile import PERCENTILE
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
 
@@ -34,7 +34,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "pams": Method(
-        "pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": "mse"}, {"weight_range": "learned"}
+        "pams", PAMSActivation, PAMSWeight, "symmetric", {"calibration": CALIBRATION}, {"weight_range": "learned"}
     ),
     "ddtb": Method(
         "ddtb",
@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
         DDTBWeight,
         "affine",
         {
-            "calibration": "mse",
+            "calibration": CALIBRATION,
             "percentile": PERCENTILE,
             "limit_levels": True,
             "gate_statistics": "per_sample",

@@ -49,7 +49,7 @@ TRAINING: list[tuple[str, Any, str]] = [
     ("quantization:bits", 9, "quantization: bits: 9 is not a bit width"),
     ("quantization:bits", "4", "quantization: bits: '4' is not a bit width"),
     ("quantization:wirring", "paper", "quantization: key 'wirring' is not known"),
-    ("quantization:calibration", "maxx", "calibration: 'maxx' is not known; give one of max, mse, official"),
+    ("quantization:calibration", "maxx", "calibration: 'maxx' is not known; give one of max, mae, mse, official"),
     ("quantization:feature", "upsampel", "feature: the network has no module 'upsampel'"),
     (
         "quantization",

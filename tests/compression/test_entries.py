@@ -88,7 +88,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     ),
     "calibration": (
         [{**CONV, "calibration": "percentil"}],
-        "config_list entry 0: calibration: 'percentil' is not known; give one of mse, percentile, official; "
+        "config_list entry 0: calibration: 'percentil' is not known; give one of mae, mse, percentile, official; "
         "did you mean 'percentile'?",
     ),
     "wiring": (
@@ -139,12 +139,12 @@ EITHER_DOOR: dict[str, tuple[str, dict[str, Any], str]] = {
     "no calibration": (
         "ddtb",
         {**CONV, "calibration": ""},
-        "calibration: '' is not known; give one of mse, percentile, official",
+        "calibration: '' is not known; give one of mae, mse, percentile, official",
     ),
     "another method's calibration": (
         "pams",
         {**CONV, "calibration": "percentile"},
-        "calibration: 'percentile' is not known; give one of max, mse, official",
+        "calibration: 'percentile' is not known; give one of max, mae, mse, official",
     ),
     "range of a target": (
         "pams",

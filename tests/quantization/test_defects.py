@@ -32,6 +32,7 @@ def gated_ddtb(bits: int = 4) -> DDTBActivation:
 
 MAKERS: dict[str, Callable[[int], ActivationQuantizer]] = {
     "pams": PAMSActivation,
+    "pams mae": lambda bits: PAMSActivation(bits, calibration="mae"),
     "pams mse": lambda bits: PAMSActivation(bits, calibration="mse"),
     "pams official": lambda bits: PAMSActivation(bits, calibration="official"),
     "ddtb": DDTBActivation,

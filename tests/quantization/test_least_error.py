@@ -37,6 +37,17 @@ def test_bounds_beat_the_percentiles(photographs: torch.Tensor, bits: int, relu:
         assert found < 0.9 * error(x, ddtb_quantize(x, *percentile_bounds(x, 100.0), bits))
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_bounds_of_least_absolute_error_let_more_values_lie_beyond(bits: int) -> None:
+    """An outlier of a heavy tail counts with its distance there, and with the square of it otherwise."""
+    x = torch.randn(2, 8, 32, 32, generator=torch.Generator().manual_seed(bits)) ** 3
+    absolute, squared = (least_error_bounds(x, bits, power) for power in (1, 2))
+    assert absolute[1] - absolute[0] < squared[1] - squared[0]
+    for power, best, other in ((1, absolute, squared), (2, squared, absolute)):
+        mine, theirs = ((x - ddtb_quantize(x, *bounds, bits)).abs().pow(power).mean() for bounds in (best, other))
+        assert mine <= theirs * 1.001  # bins are finite
+
+
 def test_bounds_stay_on_their_side_of_zero(photographs: torch.Tensor) -> None:
     x = features(photographs)
     for tensor, lower_is_zero, upper_is_zero in ((x.relu(), True, False), (-x.relu(), False, True), (x, False, False)):
@@ -99,13 +110,14 @@ def test_degenerate_weights_stay_finite() -> None:
     assert quantize_weight_least_error(torch.ones(2), 32).tolist() == [1, 1]
 
 
-def test_ddtb_starts_at_the_mean_of_its_batches(photographs: torch.Tensor) -> None:
-    quantizer = DDTBActivation(2, calibration="mse")
+@pytest.mark.parametrize(("calibration", "power"), [("mae", 1), ("mse", 2)])
+def test_ddtb_starts_at_the_mean_of_its_batches(photographs: torch.Tensor, calibration: str, power: int) -> None:
+    quantizer = DDTBActivation(2, calibration=calibration)
     quantizer.set_mode("observe")
     batches = [features(photographs), features(photographs) * 2]
     for batch in batches:
         quantizer(batch)
     assert quantizer.upper.item() == 10.0
     quantizer.set_bounds_from_statistics()
-    expected = torch.stack([least_error_bounds(batch, 2) for batch in batches]).mean(0)
+    expected = torch.stack([least_error_bounds(batch, 2, power) for batch in batches]).mean(0)
     assert torch.allclose(torch.cat(quantizer.bounds()).detach(), expected)

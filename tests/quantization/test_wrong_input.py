@@ -111,10 +111,10 @@ def test_half_precision_features_as_large_as_grey_levels_have_an_attention_map(d
 
 def test_an_unknown_calibration_is_refused() -> None:
     assert refusal(lambda: PAMSActivation(4, calibration="maximum")) == (
-        "calibration: 'maximum' is not known; give one of max, mse, official; did you mean 'max'?"
+        "calibration: 'maximum' is not known; give one of max, mae, mse, official; did you mean 'max'?"
     )
     assert refusal(lambda: DDTBActivation(4, calibration="max")) == (
-        "calibration: 'max' is not known; give one of mse, percentile, official"
+        "calibration: 'max' is not known; give one of mae, mse, percentile, official; did you mean 'mae'?"
     )
 
 
