@@ -262,6 +262,7 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
     for bits in (3, 2, 4, 8):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
+    yield Cell("ddtb", 2, recipe=ABSOLUTE[2], network="EDSR-32x5-shipped")
     for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *BEST_OF_LARGER.items()):
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
