@@ -300,10 +300,9 @@ def _queue() -> Iterator[Cell]:
             yield Cell("ptq", bits, recipe=recipe)
     for recipe in ("least error", "least error, PAMS"):
         yield Cell("ptq", 8, recipe=recipe, network="EDSR-64x8")
-    for network in ("EDSR-64x8", "SRResNet-64x8", "RDN-10x3"):
-        for bits in (4, 2):
-            for recipe in ("least error", "least absolute error"):
-                yield Cell("ptq", bits, recipe=recipe, network=network)
+    for bits in (4, 2):
+        for recipe in ("least error", "least absolute error"):
+            yield Cell("ptq", bits, recipe=recipe, network="EDSR-64x8")
     yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
     yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
     for bits in (3, 2, 4):
