@@ -107,7 +107,7 @@ RECIPES = {
             },
             **{
                 f"distilled, least absolute error, lr {lr}": distilled(MAE, lr, BUT_MAE)
-                for lr in ("2e-3", "1e-3", "5e-4", "3e-4")
+                for lr in ("2e-3", "1e-3", "5e-4")
             },
             **{
                 f"distilled, {start}, lr 3e-4, bounds 1e-2": distilled(quantization, "3e-4", departs, "1e-2")
@@ -140,10 +140,7 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     if bits < 8
 }
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
-ABSOLUTE, ABSOLUTE_OF_LARGER = (
-    {bits: f"recommended, distilled, least absolute error, lr {rates[bits]}" for bits in (2, 3, 4)}
-    for rates in (BEST_RATES, RATES_OF_LARGER)
-)
+ABSOLUTE = {bits: f"recommended, distilled, least absolute error, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
 BEST, BEST_OF_LARGER = (
     {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in rates.items()}
     for rates in (BEST_RATES, RATES_OF_LARGER)

@@ -127,6 +127,7 @@ def quantizers_of(block: dict[str, Any]) -> dict[str, dict[str, Any]]:
         ("ddtb", {"weight_range": "percentile"}, "weight"),
         ("ddtb", {"percentile": 99.5}, "weight _input_0"),
         ("ddtb", {"calibration": "percentile"}, "_input_0"),
+        ("ddtb", {"calibration": "mae"}, "_input_0"),
         ("ddtb", {"calibration": "mse", "percentile": 99.5}, "weight _input_0"),
         ("ddtb", {"limit_levels": False, "gate_statistics": "official", "gate_gradient": "official"}, ""),
         ("ddtb", {"profile": "official", "calibration": "mse", "wiring": "paper"}, "weight _input_0"),
