@@ -236,8 +236,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         ylabel="Y-PSNR on Set5, dB",
         title=f"{own[0].network} x{NETWORKS[own[0].network].scale}, protocol P",
     )
-    if axes.get_legend_handles_labels()[0]:
+    if names := axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        figure.set_figheight(max(4.2, 0.23 * len(names)))  # as high as the legend
     figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
