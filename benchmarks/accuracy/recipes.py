@@ -46,9 +46,10 @@ DISTILL = {
     "pixel_opt": {"type": "L1Loss", "loss_weight": 0.25, "reduction": "mean"},
     "distill_opt": {"type": "L1Loss", "loss_weight": 0.75, "reduction": "mean"},
 }
+RATE_OF_BOUNDS = "2e-3"  # in widths of the quantizer
 COSINE = {
     "optim_g": adam(5e-4),
-    "optim_q": {"relative_lr": 2e-3},
+    "optim_q": {"relative_lr": float(RATE_OF_BOUNDS)},
     "scheduler": {"type": "CosineAnnealingRestartLR", "periods": [3000], "restart_weights": [1], "eta_min": 1e-6},
     "warmup_iter": 300,
 }
@@ -59,7 +60,7 @@ BUT_MSE = "the defaults, but weight_range: mse"
 BUT_MAE = "the defaults, but calibration: mae"
 
 
-def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: str = "2e-3") -> Recipe:
+def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: str = RATE_OF_BOUNDS) -> Recipe:
     """Return the recipe that learns from the teacher, too.
 
     Args:
@@ -69,7 +70,7 @@ def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: st
         bounds: relative rate of the bounds.
     """
     train = {**COSINE, **DISTILL, "optim_g": adam(float(lr)), "optim_q": {"relative_lr": float(bounds)}}
-    beside = "" if bounds == "2e-3" else f", of bounds {bounds}"
+    beside = "" if bounds == RATE_OF_BOUNDS else f", of bounds {bounds}"
     return Recipe(quantization, train, f"{departs}; {HOW_DISTILLED}; lr {lr}{beside}")
 
 

@@ -165,6 +165,13 @@ def test_the_page_says_what_a_recipe_saves(tmp_path: Path, capsys: pytest.Captur
     assert "One change at a time" not in page
 
 
+@pytest.mark.parametrize(("left", "end"), [(8, ""), (9, ", ..")])
+def test_the_page_names_eight_cells_that_have_not_run(left: int, end: str) -> None:
+    names = [cell.name for cell in cells.queue()]
+    page = tables.document([row(cell=name, network="EDSR-32x5", bits=4) for name in names[left:]])
+    assert page.endswith(f"most telling first: {', '.join(f'`{name}`' for name in names[:8])}{end}\n")
+
+
 def test_shorter_runs_have_a_section_of_their_own() -> None:
     base = {"network": "EDSR-32x5", "method": "ddtb", "bits": 2, "wiring": "paper", "seed": 1}
     rows = [
