@@ -19,8 +19,9 @@ from pydantic import (
 from srq_nni.compression.presets import WIRINGS
 from srq_nni.compression.profiles import PROFILES, SWITCHES, apply_profile, default_of, is_resolved, without_idle
 from srq_nni.errors import OptionError, QuantizationError, did_you_mean, listing
-from srq_nni.quantization.activation import ERROR_POWERS, DDTBActivation, PAMSActivation
+from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
 from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, check_bits, choice
+from srq_nni.quantization.least_error import ERROR_POWERS
 from srq_nni.quantization.methods import METHODS, get_method
 from srq_nni.quantization.targets import WEIGHT
 from srq_nni.quantization.weight import LEAST_ERROR, DDTBWeight, PAMSWeight

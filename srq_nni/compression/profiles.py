@@ -12,7 +12,7 @@ from typing import Any
 
 from srq_nni.compression.settings import idle
 from srq_nni.errors import OptionError, did_you_mean
-from srq_nni.quantization.activation import CALIBRATION
+from srq_nni.quantization.least_error import CALIBRATION
 from srq_nni.quantization.methods import METHODS
 from srq_nni.quantization.percentile import implied_by
 from srq_nni.quantization.targets import WEIGHT

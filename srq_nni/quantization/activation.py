@@ -12,14 +12,12 @@ from srq_nni.quantization import calibration as statistics
 from srq_nni.quantization.fake_quantize import ddtb_codes, ddtb_quantize, pams_quantize
 from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
 from srq_nni.quantization.grid import MIN_WIDTH, IntegerGrid, check_bits, choice, computable, switch, symmetric_maximum
-from srq_nni.quantization.least_error import least_error_bounds
+from srq_nni.quantization.least_error import CALIBRATION, ERROR_POWERS, least_error_bounds, reconstruction_bound
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by
 
 Mode = Literal["quantize", "calibrate", "observe", "float"]
 MODES: tuple[Mode, ...] = ("quantize", "calibrate", "observe", "float")
 NO_CHANNELS = -1
-ERROR_POWERS = {"mae": 1, "mse": 2}  # of the error that a calibration makes least
-CALIBRATION = "mse"  # the default
 INITIAL_BOUND = 10.0  # in the unit of the activation (grey levels); both papers start there
 
 
@@ -139,7 +137,7 @@ class PAMSActivation(ActivationQuantizer):
         if self.calibration == "official":
             self.statistic.count.zero_()
         if self.calibration in ERROR_POWERS:
-            self.statistic.update(statistics.reconstruction_bound(x, self.bits, ERROR_POWERS[self.calibration]))
+            self.statistic.update(reconstruction_bound(x, self.bits, ERROR_POWERS[self.calibration]))
         else:
             self.statistic.update(statistics.mean_sample_maximum(x))
 

@@ -12,12 +12,9 @@ import torch
 from torch import distributed, nn
 
 from srq_nni.errors import QuantizationError
-from srq_nni.quantization.fake_quantize import pams_quantize
 from srq_nni.quantization.percentile import percentile_bounds
 
-SUBSAMPLE = 2**18  # percentiles look at no more elements than this, error searches at SEARCH_SUBSAMPLE
-SEARCH_SUBSAMPLE = 2**16
-SEARCH_STEPS = 40  # candidates of the reconstruction-error search
+SUBSAMPLE = 2**18  # percentiles and DDTB's error search look at no more elements than this
 
 
 class RunningMean(nn.Module):
@@ -108,19 +105,6 @@ def check_finite(x: torch.Tensor) -> None:
 def mean_sample_maximum(x: torch.Tensor) -> torch.Tensor:
     """Return the mean over samples (axis 0) of max|x| over the other axes, as a (1,) tensor (PAMS, section 1.2)."""
     return x.detach().abs().reshape(len(x) if x.ndim else 1, -1).amax(dim=1).mean().reshape(1)
-
-
-def reconstruction_bound(x: torch.Tensor, bits: int, power: int = 2) -> torch.Tensor:
-    """Return, as a (1,) tensor, the alpha that minimises the mean error of ``pams_quantize`` on ``x``.
-
-    The error counts with ``power``: 2 squared, 1 absolute. The candidates are ``SEARCH_STEPS`` equal fractions of
-    max|x|.
-    """
-    flat = subsample(x.detach(), SEARCH_SUBSAMPLE)
-    largest = flat.abs().amax()
-    candidates = [largest * step / SEARCH_STEPS for step in range(1, SEARCH_STEPS + 1)]
-    errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).abs().pow(power).mean() for alpha in candidates])
-    return torch.stack(candidates).index_select(0, errors.argmin().reshape(1))
 
 
 def sampled_percentiles(x: torch.Tensor, percentile: float) -> torch.Tensor:

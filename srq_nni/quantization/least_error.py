@@ -10,9 +10,14 @@ import math
 
 import torch
 
-from srq_nni.quantization.fake_quantize import WEIGHT_EPSILON, ddtb_codes, straight_through
+from srq_nni.quantization.calibration import subsample
+from srq_nni.quantization.fake_quantize import WEIGHT_EPSILON, ddtb_codes, pams_quantize, straight_through
 from srq_nni.quantization.grid import FLOAT_BITS, MIN_WIDTH, computable, symmetric_maximum
 
+ERROR_POWERS = {"mae": 1, "mse": 2}  # calibration -> power of the error that its bounds make least
+CALIBRATION = "mse"  # the default
+SEARCH_SUBSAMPLE = 2**16  # elements that the search for PAMS' alpha looks at
+SEARCH_STEPS = 40  # its candidates
 BINS = 1024  # of the histogram that stands for an activation
 FRACTIONS = 20  # candidates a side, in geometric steps
 SMALLEST_FRACTION = 0.04
@@ -48,6 +53,19 @@ def least_error_bounds(x: torch.Tensor, bits: int, power: int = 2) -> torch.Tens
     codes = torch.div(centres, step).round_().clamp_(code_lower, code_upper)
     errors = codes.mul_(step).sub_(centres).abs_().pow_(power) @ counts
     return torch.stack([lower, upper]).index_select(1, errors.argmin().reshape(1)).flatten()
+
+
+def reconstruction_bound(x: torch.Tensor, bits: int, power: int = 2) -> torch.Tensor:
+    """Return, as a (1,) tensor, the alpha that minimises the mean error of ``pams_quantize`` on ``x``.
+
+    The error counts with ``power``: 2 squared, 1 absolute. The candidates are ``SEARCH_STEPS`` equal fractions of
+    max|x|.
+    """
+    flat = subsample(x.detach(), SEARCH_SUBSAMPLE)
+    largest = flat.abs().amax()
+    candidates = [largest * step / SEARCH_STEPS for step in range(1, SEARCH_STEPS + 1)]
+    errors = torch.stack([(pams_quantize(flat, alpha, bits) - flat).abs().pow(power).mean() for alpha in candidates])
+    return torch.stack(candidates).index_select(0, errors.argmin().reshape(1))
 
 
 def least_error_codes(

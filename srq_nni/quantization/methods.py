@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srq_nni.errors import QuantizationError, did_you_mean
-from srq_nni.quantization.activation import CALIBRATION, ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation, PAMSActivation
+from srq_nni.quantization.least_error import CALIBRATION
 from srq_nni.quantization.percentile import PERCENTILE
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
 

@@ -7,9 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srq_nni.functional import ddtb_quantize, quantize_weight_max_abs, quantize_weight_percentile
+from srq_nni.functional import ddtb_quantize, pams_quantize, quantize_weight_max_abs, quantize_weight_percentile
 from srq_nni.quantization.activation import DDTBActivation
-from srq_nni.quantization.least_error import least_error_bounds, least_error_codes, quantize_weight_least_error
+from srq_nni.quantization.least_error import (
+    least_error_bounds,
+    least_error_codes,
+    quantize_weight_least_error,
+    reconstruction_bound,
+)
 from srq_nni.quantization.percentile import percentile_bounds
 from srq_nni.quantization.weight import DDTBWeight, PAMSWeight, WeightQuantizer
 
@@ -46,6 +51,15 @@ def test_bounds_of_least_absolute_error_let_more_values_lie_beyond(bits: int) ->
     for power, best, other in ((1, absolute, squared), (2, squared, absolute)):
         mine, theirs = ((x - ddtb_quantize(x, *bounds, bits)).abs().pow(power).mean() for bounds in (best, other))
         assert mine <= theirs * 1.001  # bins are finite
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_alpha_of_least_error_is_the_best_of_its_candidates(power: int) -> None:
+    x = torch.randn(1, 3, 30, 30) * 5
+    best = reconstruction_bound(x, 3, power)
+    error = (pams_quantize(x, best, 3) - x).abs().pow(power).mean()
+    for alpha in torch.linspace(0.1, 1, 10) * x.abs().max():
+        assert error <= (pams_quantize(x, alpha, 3) - x).abs().pow(power).mean() * 1.02
 
 
 def test_bounds_stay_on_their_side_of_zero(photographs: torch.Tensor) -> None:
