@@ -114,7 +114,7 @@ DIV2K_MEAN = [0.4488, 0.4371, 0.4040]
 NETWORKS = {
     "EDSR-32x5": Network(_edsr(32, 5, [0.0, 0.0, 0.0]), "EDSR_x2_f32b5.pth", 37.380, 32.979),
     "EDSR-64x8": Network(_edsr(64, 8, DIV2K_MEAN), "EDSR_x2_f64b8.pth", 37.804, 33.379),
-    # Some twelve times the work a patch of EDSR 32x5, so a quarter of the batch and a fifth of the iterations.
+    # Some twelve times the work a patch of EDSR 32x5, so a quarter of the batch and two thirds of the iterations.
     "SRResNet-64x8": Network(
         SRRESNET,
         "SRResNet_x4_f64b8_bn.pt",
@@ -124,7 +124,7 @@ NETWORKS = {
         feature="upscale",
         source="ddtb",
         batch=4,
-        iterations=600,
+        iterations=2000,
         bicubic=(28.43, 26.09),
     ),
     # Some twenty times the work a patch.
@@ -138,7 +138,7 @@ NETWORKS = {
         source="edsr-pytorch",
         preset="RDN",
         batch=4,
-        iterations=500,
+        iterations=2000,
     ),
     # Trained by this repository's own pipeline, so what is quantized from it may be shipped, too.
     "EDSR-32x5-shipped": Network(_edsr(32, 5, DIV2K_MEAN), "EDSR_x2_f32b5.pth", 37.40, 32.99, shipped=True),
@@ -146,6 +146,7 @@ NETWORKS = {
 
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
+SHORT = {"SRResNet-64x8": ABLATION, "RDN-10x3": 500}  # of those that chose the recipes of these networks
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = (
     "recommended",
@@ -165,6 +166,10 @@ OF_RDN = tuple(
         "least absolute error, lr 3e-4, bounds 1e-2",
     )
 )
+WHOLE_RUNS = {
+    "SRResNet-64x8": {bits: BEST_OF_LARGER[bits] for bits in (2, 4)},
+    "RDN-10x3": dict.fromkeys((4, 2), OF_RDN[-1]),
+}
 ABLATED = (  # at 2 bits
     "recommended",
     *(f"recommended, {start} from the percentile" for start in ("bounds", "weights")),
@@ -217,6 +222,11 @@ class Cell:
         return "-".join(parts)
 
 
+def short(bits: int, recipe: str, network: str, wiring: str = "paper") -> Cell:
+    """Return a cell of DDTB on a network that has whole runs of its own length and shorter ones that chose for them."""
+    return Cell("ddtb", bits, wiring, recipe, network=network, iterations=SHORT[network])
+
+
 def queue() -> list[Cell]:
     """Return all cells, those first that tell most."""
     return list(dict.fromkeys(_queue()))
@@ -246,28 +256,30 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", 2, recipe=ABSOLUTE[2], seed=seed)
     for method, bits in (("pams", 2), ("ddtb", 3)):
         yield Cell(method, bits, recipe=ABSOLUTE[bits])
+    for network, recipes in WHOLE_RUNS.items():
+        for bits, recipe in recipes.items():
+            whole = NETWORKS[network].iterations
+            yield Cell("ddtb", bits, "official", "official", network=network, iterations=whole)
+            yield Cell("ddtb", bits, recipe=recipe, network=network, iterations=whole)
     for bits in (4, 2):
         for recipe in OF_RDN:
-            rdn = "RDN-10x3"
-            yield Cell("ddtb", bits, recipe=recipe, network=rdn, iterations=NETWORKS[rdn].iterations)
+            yield short(bits, recipe, "RDN-10x3")
     for bits in (3, 2, 4, 8):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
     yield Cell("ddtb", 2, recipe=ABSOLUTE[2], network="EDSR-32x5-shipped")
     for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *BEST_OF_LARGER.items()):
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
-        srresnet = "SRResNet-64x8"
         for recipe in dict.fromkeys((BEST[4], BEST[bits], BEST_OF_LARGER[bits], BEST_OF_LARGER[4])):
-            yield Cell("ddtb", bits, recipe=recipe, network=srresnet, iterations=NETWORKS[srresnet].iterations)
+            yield short(bits, recipe, "SRResNet-64x8")
     absolute = "recommended, distilled, least absolute error, lr 5e-4"
-    yield Cell("ddtb", 2, recipe=absolute, network="SRResNet-64x8", iterations=NETWORKS["SRResNet-64x8"].iterations)
+    yield short(2, absolute, "SRResNet-64x8")
     for recipe in (absolute, BEST_OF_LARGER[2]):
         yield Cell("ddtb", 2, recipe=recipe, network="EDSR-64x8", iterations=ABLATION)
     for bits, seed in ((8, 1), (8, 2), (8, 3), (2, 1), (4, 1), (3, 1)):
         yield Cell("ddtb", bits, recipe=OF_CHANNELS[bits], seed=seed)
     for network, bits, rate in (("RDN-10x3", 4, "3e-4"), ("RDN-10x3", 2, "3e-4"), ("SRResNet-64x8", 2, "5e-4")):
-        recipe = f"recommended, distilled, learned per channel, lr {rate}"
-        yield Cell("ddtb", bits, recipe=recipe, network=network, iterations=NETWORKS[network].iterations)
+        yield short(bits, f"recommended, distilled, learned per channel, lr {rate}", network)
     for bits in (2, 4, 3, 8):
         for seed in (1, 2, 3) if bits in (2, 4) else (1,):
             yield Cell("pams", bits, recipe=BEST[bits], seed=seed)
@@ -302,8 +314,7 @@ def _queue() -> Iterator[Cell]:
     for network in ("SRResNet-64x8", "RDN-10x3"):
         for bits in (4, 2):
             for wiring, recipe in (("official", "official"), ("paper", DISTILLED[bits])):
-                iterations = NETWORKS[network].iterations
-                yield Cell("ddtb", bits, wiring, recipe, network=network, iterations=iterations)
+                yield short(bits, recipe, network, wiring)
     for bits in (4, 2):
         for method in ("pams", "ddtb"):
             yield Cell(method, bits, "official", "no-skt")
