@@ -15,7 +15,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch  # noqa: E402
-from cells import GREY, NETWORKS, PROTOCOL, REPOSITORY, Cell, queue  # noqa: E402
+from cells import GREY, NETWORKS, PROTOCOL, REPOSITORY, Cell  # noqa: E402
+from contenders import queue  # noqa: E402
 from images import read_pairs  # noqa: E402
 from measure import evaluating, network, score  # noqa: E402
 from recipes import RECIPES  # noqa: E402

@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy/run.py --data ../shared/data --jobs 2
 
-The queue is in cells.py. Each run is cut off and resumed at will: it saves itself every 200 iterations into
+The queue is in contenders.py. Each run is cut off and resumed at will: it saves itself every 200 iterations into
 accuracy_runs/ and a finished cell becomes a row of benchmarks/results/accuracy.csv. ``--only`` chooses cells by
 a pattern over their names, ``--list`` shows what there is and what is done. tables.py makes Markdown and plots.
 """
@@ -25,7 +25,8 @@ REPOSITORY = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import torch  # noqa: E402
-from cells import Cell, queue  # noqa: E402
+from cells import Cell  # noqa: E402
+from contenders import queue  # noqa: E402
 from results import CSV, Row, add_row, read_rows  # noqa: E402
 
 

@@ -21,7 +21,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
-from cells import NETWORKS, PROTOCOL, Cell, Network, queue  # noqa: E402
+from cells import NETWORKS, PROTOCOL, Cell, Network  # noqa: E402
+from contenders import queue  # noqa: E402
 from matplotlib import pyplot  # noqa: E402
 from recipes import RECIPES  # noqa: E402
 from results import CSV, Row, add_row, read_rows  # noqa: E402
@@ -115,14 +116,17 @@ def ablation(rows: Iterable[Row]) -> list[str]:
     if not own:
         return []
     parts = [
-        f"## One change at a time, {own[0].iterations} iterations",
+        "## One change at a time, in shorter runs",
         "Phases, warm-up and decay are shortened alike. Choices are made on val (Kodak and McMaster).",
     ]
-    for network, method, bits in dict.fromkeys((row.network, row.method, row.bits) for row in own):
-        group = [row for row in own if (row.network, row.method, row.bits) == (network, method, bits)]
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in own:
+        groups.setdefault((row.network, row.method, row.bits, row.iterations), []).append(row)
+    for (network, method, bits, iterations), group in groups.items():
         whole = next((row for row in group if row.recipe == "recommended"), None)
+        what = f"{network}, {str(method).upper()}, {bits} bits, {iterations} iterations"
         lines = [
-            f"| {network}, {method.upper()}, {bits} bits | wiring | val | difference | Set5 |",
+            f"| {what} | wiring | val | difference | Set5 |",
             "|---|---|---|---|---|",
         ]
         for row in sorted(group, key=lambda row: -row.val_psnr):

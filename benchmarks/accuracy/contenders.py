@@ -1,0 +1,162 @@
+"""Who contends: the queue of cells, in the order of what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cells import NETWORKS, Cell
+from recipes import ABSOLUTE, BEST, BEST_OF_LARGER, DISTILLED, OF_CHANNELS, POST_TRAINING, WITH_SKIPS
+
+ABLATION = 600  # iterations of the cells that change one thing of a recipe
+SHORT = {"SRResNet-64x8": ABLATION, "RDN-10x3": 500}  # of those that chose the recipes of these networks
+LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
+OF_4_BITS = (
+    "recommended",
+    "recommended, lr 1e-3",
+    "recommended, distilled",
+    "recommended, distilled, lr 1e-3",
+    BEST[4],
+    ABSOLUTE[4],
+)
+OF_8_BITS = ("recommended, lr 1e-4", "recommended, lr 2e-5", "recommended, distilled, lr 1e-4")
+OF_RDN = tuple(
+    f"recommended, distilled, {rest}"
+    for rest in (
+        "lr 3e-4",
+        "learned steps, lr 3e-4",
+        "learned steps, lr 3e-4, bounds 1e-2",
+        "least absolute error, lr 3e-4, bounds 1e-2",
+    )
+)
+WHOLE_RUNS = {
+    "SRResNet-64x8": {bits: BEST_OF_LARGER[bits] for bits in (2, 4)},
+    "RDN-10x3": dict.fromkeys((4, 2), OF_RDN[-1]),
+}
+ABLATED = (  # at 2 bits
+    "recommended",
+    *(f"recommended, {start} from the percentile" for start in ("bounds", "weights")),
+    "recommended, bounds lr 1e-2",
+    "recommended, lr of protocol P",
+    *(f"recommended, lr {lr}" for lr in ("2e-3", "1e-3", "1e-4")),
+    "recommended, averaged weights",
+    "recommended, distilled",
+    "recommended, distilled, no flips",
+    *(f"recommended, distilled, lr {lr}" for lr in ("2e-3", "1e-3")),
+    BEST[2],
+    ABSOLUTE[2],
+    "recommended, without SKT",
+    "recommended, without gates",
+)
+
+
+def short(bits: int, recipe: str, network: str, wiring: str = "paper") -> Cell:
+    """Return a cell of DDTB on a large network, of the length in which its recipe was chosen."""
+    return Cell("ddtb", bits, wiring, recipe, network=network, iterations=SHORT[network])
+
+
+def queue() -> list[Cell]:
+    """Return all cells, those first that tell most."""
+    return list(dict.fromkeys(_queue()))
+
+
+def _queue() -> Iterator[Cell]:
+    for network in ("EDSR-32x5", "SRResNet-64x8"):
+        yield Cell("bicubic", 32, network=network)
+    for network in NETWORKS:
+        yield Cell("float", 32, network=network)
+    for bits in (4, 2, 3, 8):
+        yield Cell("ddtb", bits, "official", "official")
+    for bits in (4, 2):
+        yield Cell("ddtb", bits)
+    for bits, lr in LEARNING_RATES.items():
+        yield Cell("ddtb", bits, recipe=f"recommended, lr {lr}")
+    for bits, recipe in DISTILLED.items():
+        yield Cell("ddtb", bits, recipe=recipe)
+    for bits, lr in ((2, "1e-3"), (3, "1e-3"), (4, "2e-3")):
+        yield Cell("ddtb", bits, recipe=f"recommended, distilled, lr {lr}")
+    for bits, recipe in BEST.items():
+        for seed in (1,) if bits == 3 else (1, 2, 3):
+            yield Cell("ddtb", bits, recipe=recipe, seed=seed)
+    for network in ("EDSR-32x5", "EDSR-32x5-shipped"):
+        yield Cell("ddtb", 8, recipe="recommended, distilled, learned steps, lr 1e-4", network=network)
+    for seed in (1, 2, 3):
+        yield Cell("ddtb", 2, recipe=ABSOLUTE[2], seed=seed)
+    for method, bits in (("pams", 2), ("ddtb", 3)):
+        yield Cell(method, bits, recipe=ABSOLUTE[bits])
+    for network, chosen in WHOLE_RUNS.items():
+        for bits, recipe in chosen.items():
+            whole = NETWORKS[network].iterations
+            yield Cell("ddtb", bits, "official", "official", network=network, iterations=whole)
+            yield Cell("ddtb", bits, recipe=recipe, network=network, iterations=whole)
+    for bits in (4, 2):
+        for recipe in OF_RDN:
+            yield short(bits, recipe, "RDN-10x3")
+    for bits in (3, 2, 4, 8):
+        yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
+    yield Cell("ddtb", 2, recipe=ABSOLUTE[2], network="EDSR-32x5-shipped")
+    for bits, recipe in ((2, BEST[4]), (4, BEST[4]), *BEST_OF_LARGER.items()):
+        yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
+    for bits in (4, 2):
+        for recipe in dict.fromkeys((BEST[4], BEST[bits], BEST_OF_LARGER[bits], BEST_OF_LARGER[4])):
+            yield short(bits, recipe, "SRResNet-64x8")
+    absolute = "recommended, distilled, least absolute error, lr 5e-4"
+    yield short(2, absolute, "SRResNet-64x8")
+    for recipe in (absolute, BEST_OF_LARGER[2]):
+        yield Cell("ddtb", 2, recipe=recipe, network="EDSR-64x8", iterations=ABLATION)
+    for bits, seed in ((8, 1), (8, 2), (8, 3), (2, 1), (4, 1), (3, 1)):
+        yield Cell("ddtb", bits, recipe=OF_CHANNELS[bits], seed=seed)
+    for network, bits, rate in (("RDN-10x3", 4, "3e-4"), ("RDN-10x3", 2, "3e-4"), ("SRResNet-64x8", 2, "5e-4")):
+        yield short(bits, f"recommended, distilled, learned per channel, lr {rate}", network)
+    for bits in (2, 4, 3, 8):
+        for seed in (1, 2, 3) if bits in (2, 4) else (1,):
+            yield Cell("pams", bits, recipe=BEST[bits], seed=seed)
+        for method in ("ddtb", "pams"):
+            yield Cell(method, bits, "deploy", WITH_SKIPS.get(bits, BEST[bits]))
+    yield Cell("ddtb", 2, "deploy", BEST[2])
+    for recipe in ABLATED:
+        yield Cell("ddtb", 2, recipe=recipe, iterations=ABLATION)
+    for recipe in OF_4_BITS:
+        yield Cell("ddtb", 4, recipe=recipe, iterations=ABLATION)
+    for recipe in ("recommended", *OF_8_BITS):
+        yield Cell("ddtb", 8, recipe=recipe, iterations=ABLATION)
+    for bits in (2, 4):
+        yield Cell("pams", bits, "official", "official", iterations=ABLATION)
+        yield Cell("pams", bits, iterations=ABLATION)
+    for bits in (8, 4, 3, 2):
+        for recipe in POST_TRAINING:
+            yield Cell("ptq", bits, recipe=recipe)
+    for recipe in ("least error", "least error, PAMS"):
+        yield Cell("ptq", 8, recipe=recipe, network="EDSR-64x8")
+    for bits in (4, 2):
+        for recipe in ("least error", "least absolute error"):
+            yield Cell("ptq", bits, recipe=recipe, network="EDSR-64x8")
+    yield Cell("ddtb", 2, recipe="recommended, lr 1e-3", network="EDSR-32x5-shipped")
+    yield Cell("ddtb", 4, network="EDSR-32x5-shipped")
+    for bits in (3, 2, 4):
+        yield Cell("ddtb", bits, recipe=DISTILLED[bits], network="EDSR-32x5-shipped")
+    yield Cell("pams", 2)
+    yield Cell("pams", 8, recipe="recommended, lr 2e-5")
+    for bits in (2, 4, 8, 3):
+        yield Cell("pams", bits, "official", "official")
+    for network in ("SRResNet-64x8", "RDN-10x3"):
+        for bits in (4, 2):
+            for wiring, recipe in (("official", "official"), ("paper", DISTILLED[bits])):
+                yield short(bits, recipe, network, wiring)
+    for bits in (4, 2):
+        for method in ("pams", "ddtb"):
+            yield Cell(method, bits, "official", "no-skt")
+    for bits in (4, 2, 8):
+        yield Cell("qat", bits, recipe="nni")
+        yield Cell("lsq", bits, recipe="nni")
+    for seed in (2, 3):
+        for bits in (4, 2):
+            for method in ("ddtb", "pams"):
+                yield Cell(method, bits, recipe=DISTILLED[bits], seed=seed)
+    for wiring in ("paper", "deploy"):  # the released code knows its own wiring only
+        for bits in DISTILLED:
+            for method in ("ddtb", "pams"):
+                yield Cell(method, bits, wiring, DISTILLED[bits])
+    for bits in (4, 2, 3):
+        yield Cell("ddtb", bits, "official", "official", network="EDSR-64x8")
+    for bits in (4, 2):
+        yield Cell("ddtb", bits, recipe=DISTILLED[bits], network="EDSR-64x8")
