@@ -34,7 +34,7 @@ from srq_nni.quantization.grid import MAX_BITS, MIN_BITS, IntegerGrid
 from srq_nni.quantization.layers import QuantizedLayer, add_stored_gates
 from srq_nni.quantization.weight import GridWeight, WeightQuantizer
 
-FORMAT_VERSION = 2  # since then a weight may have a scale for each channel; a file without one says 1
+FORMAT_VERSION = 3  # 2: a weight may have a scale for each channel; 3: its codes may be odd; a file says the least
 METADATA_KEY = "srq"
 SUFFIX = ".safetensors"
 
@@ -52,16 +52,24 @@ class StoredWeight(BaseModel):
     minimum: int = Field(ge=-(2**MAX_BITS), le=0)
     maximum: int = Field(ge=0, le=2**MAX_BITS)
     shape: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, max_length=8)
+    midrise: bool = False
 
     def grid(self) -> IntegerGrid:
         """Return the grid of the codes."""
         scale = tuple(self.scale) if isinstance(self.scale, list) else self.scale
-        return IntegerGrid(scale, self.minimum, self.maximum, self.bits)
+        return IntegerGrid(scale, self.minimum, self.maximum, self.bits, midrise=self.midrise)
+
+    @property
+    def version(self) -> int:
+        """The oldest format that has such a weight."""
+        return 3 if self.midrise else 2 if isinstance(self.scale, list) else 1
 
     @model_validator(mode="after")
     def _one_scale_for_each_channel(self) -> StoredWeight:
         if isinstance(self.scale, list) and len(self.scale) != self.shape[0]:
             raise ValueError(f"{len(self.scale)} scales for {self.shape[0]} channels")
+        if self.midrise and (self.minimum % 2 == 0 or self.maximum % 2 == 0):
+            raise ValueError(f"codes from {self.minimum} to {self.maximum} of a mid-rise grid, whose codes are odd")
         return self
 
 
@@ -129,8 +137,9 @@ def pack(source: nn.Module | str | os.PathLike[str], path: str | os.PathLike[str
     if not weights:
         raise CheckpointError("the network has no quantized weight to pack; give a quantized checkpoint")
     metadata = checkpoint.metadata_of(*blocks)
-    version = FORMAT_VERSION if any(isinstance(weight.scale, list) for weight in weights.values()) else 1
-    metadata |= {"format": version, "weights": {name: weight.model_dump() for name, weight in weights.items()}}
+    version = max(weight.version for weight in weights.values())
+    stored = {name: weight.model_dump(exclude_defaults=True) for name, weight in weights.items()}
+    metadata |= {"format": version, "weights": stored}
     content = to_bytes(tensors, metadata={METADATA_KEY: json.dumps(metadata)})
     with atomic_file(target) as file:
         file.write(content)
@@ -172,7 +181,12 @@ def _tensors_of(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, 
     for name, grid, codes in _on_grids(network):
         scale = list(grid.scale) if isinstance(grid.scale, tuple) else grid.scale
         weights[name] = StoredWeight(
-            bits=grid.bits, scale=scale, minimum=grid.minimum, maximum=grid.maximum, shape=list(codes.shape)
+            bits=grid.bits,
+            scale=scale,
+            minimum=grid.minimum,
+            maximum=grid.maximum,
+            shape=list(codes.shape),
+            midrise=grid.midrise,
         )
         tensors[name] = pack_codes(codes, grid)
     return tensors, weights

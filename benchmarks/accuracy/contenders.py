@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cells import NETWORKS, Cell
-from recipes import ABSOLUTE, BEST, BEST_OF_LARGER, DISTILLED, OF_CHANNELS, POST_TRAINING, WITH_SKIPS
+from recipes import (
+    ABSOLUTE,
+    BEST,
+    BEST_OF_LARGER,
+    DISTILLED,
+    MIDRISE,
+    OF_CHANNELS,
+    OF_MIDRISE,
+    OF_MIDRISE_AND_ABSOLUTE,
+    POST_TRAINING,
+    RATES_OF_LARGER,
+    WITH_SKIPS,
+)
+
+from srq_nni.quantization.grid import MAX_BITS
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
 SHORT = {"SRResNet-64x8": ABLATION, "RDN-10x3": 500}  # of those that chose the recipes of these networks
@@ -59,6 +73,24 @@ def queue() -> list[Cell]:
     return list(dict.fromkeys(_queue()))
 
 
+def _midrise() -> Iterator[Cell]:
+    """Yield the cells of weights without a level at 0."""
+    for bits, seed in ((2, 1), (3, 1), (2, 2), (2, 3), (4, 1)):
+        yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], seed=seed)
+    yield Cell("pams", 2, recipe=OF_MIDRISE[2])
+    for bits in (2, 3):
+        yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], network="EDSR-32x5-shipped")
+    larger = f"recommended, distilled, mid-rise, lr {RATES_OF_LARGER[2]}"
+    yield short(2, larger, "SRResNet-64x8")
+    yield Cell("ddtb", 2, recipe=larger, network="EDSR-64x8")
+    yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE)
+    for bits in (4, 2):
+        yield short(bits, OF_RDN[-1].replace("distilled,", "distilled, mid-rise,"), "RDN-10x3")
+    for bits in (2, 3, 4):
+        yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], iterations=ABLATION)
+    yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE, iterations=ABLATION)
+
+
 def _queue() -> Iterator[Cell]:
     for network in ("EDSR-32x5", "SRResNet-64x8"):
         yield Cell("bicubic", 32, network=network)
@@ -83,6 +115,7 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", 2, recipe=ABSOLUTE[2], seed=seed)
     for method, bits in (("pams", 2), ("ddtb", 3)):
         yield Cell(method, bits, recipe=ABSOLUTE[bits])
+    yield from _midrise()
     for network, chosen in WHOLE_RUNS.items():
         for bits, recipe in chosen.items():
             whole = NETWORKS[network].iterations
@@ -123,8 +156,9 @@ def _queue() -> Iterator[Cell]:
         yield Cell("pams", bits, "official", "official", iterations=ABLATION)
         yield Cell("pams", bits, iterations=ABLATION)
     for bits in (8, 4, 3, 2):
-        for recipe in POST_TRAINING:
-            yield Cell("ptq", bits, recipe=recipe)
+        for recipe, block in POST_TRAINING.items():
+            if bits < MAX_BITS or block != MIDRISE:  # where it is what "least error" is
+                yield Cell("ptq", bits, recipe=recipe)
     for recipe in ("least error", "least error, PAMS"):
         yield Cell("ptq", 8, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):

@@ -31,12 +31,15 @@ LEAST_ERROR = {"calibration": "mse", "weight_range": "mse"}
 LEARNED = {"calibration": "mse", "weight_range": "learned"}
 MAE = {"calibration": "mae", "weight_range": "learned"}
 PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
+MIDRISE = {"calibration": "mse", "weight_range": "learned_midrise"}
+MAE_MIDRISE = {"calibration": "mae", "weight_range": "learned_midrise"}
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
     "least error": LEAST_ERROR,
     "least absolute error": MAE,
     "least absolute error, PAMS": {"quantizer": "pams", **MAE},
     "least error, per channel": PER_CHANNEL,
+    "least error, mid-rise": MIDRISE,
     "least error, PAMS": {"quantizer": "pams", **LEAST_ERROR},
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
     "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
@@ -58,6 +61,7 @@ HOW_DISTILLED = (
 )
 BUT_MSE = "the defaults, but weight_range: mse"
 BUT_MAE = "the defaults, but calibration: mae"
+BUT_MIDRISE = "the defaults, but weight_range: learned_midrise"
 
 
 def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: str = RATE_OF_BOUNDS) -> Recipe:
@@ -111,10 +115,18 @@ RECIPES = {
                 for lr in ("2e-3", "1e-3", "5e-4")
             },
             **{
+                f"distilled, mid-rise, lr {lr}": distilled(MIDRISE, lr, BUT_MIDRISE)
+                for lr in ("2e-3", "1e-3", "5e-4", "3e-4")
+            },
+            "distilled, mid-rise, least absolute error, lr 2e-3": distilled(
+                MAE_MIDRISE, "2e-3", f"{BUT_MIDRISE}, calibration: mae"
+            ),
+            **{
                 f"distilled, {start}, lr 3e-4, bounds 1e-2": distilled(quantization, "3e-4", departs, "1e-2")
                 for start, quantization, departs in (
                     ("learned steps", LEARNED, "the defaults"),
                     ("least absolute error", MAE, BUT_MAE),
+                    ("mid-rise, least absolute error", MAE_MIDRISE, f"{BUT_MIDRISE}, calibration: mae"),
                 )
             },
             **{
@@ -141,6 +153,8 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
     if bits < 8
 }
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
+OF_MIDRISE = {bits: f"recommended, distilled, mid-rise, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
+OF_MIDRISE_AND_ABSOLUTE = "recommended, distilled, mid-rise, least absolute error, lr 2e-3"
 ABSOLUTE = {bits: f"recommended, distilled, least absolute error, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
 BEST, BEST_OF_LARGER = (
     {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in rates.items()}

@@ -114,8 +114,9 @@ class QuantizationOptions(BaseModel):
     weight_range: percentile and if missing, it is the published one of the architecture."""
     weight_range: Annotated[str, _one_of(name for names in RANGES.values() for name in names)] | None = None
     """How the grid of a weight is found: learned (a factor on the step of least squared error trains; default),
-    learned_per_channel (the same with a step for each output channel), mse (the step itself) or, as published, max
-    (pams) or percentile (ddtb)."""
+    learned_per_channel (the same with a step for each output channel), learned_midrise (the same with levels at odd
+    multiples of the step and none at 0; below 8 bits), mse (the step itself) or, as published, max (pams) or percentile
+    (ddtb)."""
     limit_levels: bool = Field(default=default_of("limit_levels"), strict=True)
     """Clamp DDTB's codes to 2^k levels; the released code has one more where the bounds are symmetric (ddtb only)."""
     observed_weights: Annotated[str, _one_of(CHOICES["observed_weights"])] = default_of("observed_weights")

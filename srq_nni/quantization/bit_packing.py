@@ -1,7 +1,7 @@
 """Integer codes as a dense stream of bits: 2-bit codes take a quarter of a byte, 3-bit codes three eighths.
 
 Code number i takes bits i * width to (i + 1) * width - 1, its lowest bit first; bit j is bit j % 8 of byte j // 8. What
-is stored is code - minimum, and the last byte is filled up with zeros.
+is stored is the number of the level, (code - minimum) / stride, and the last byte is filled up with zeros.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def pack_codes(codes: torch.Tensor, grid: IntegerGrid) -> torch.Tensor:
     """Return ``codes`` (integers of any shape and dtype, row by row) as a 1-d uint8 tensor.
 
     Raises:
-        QuantizationError: if a code lies outside the grid.
+        QuantizationError: if a code is none of the grid.
     """
-    _check_range(codes, grid)
-    stored = (codes.detach().cpu().reshape(-1).long() - grid.minimum).numpy().astype("<u2")
+    _check_codes(codes, grid)
+    levels = (codes.detach().cpu().reshape(-1).long() - grid.minimum) // grid.stride
+    stored = levels.numpy().astype("<u2")
     bits = np.unpackbits(stored.view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")[:, : code_width(grid)]
     return torch.from_numpy(np.packbits(bits.reshape(-1), bitorder="little"))
 
@@ -51,14 +52,20 @@ def unpack_codes(packed: torch.Tensor, grid: IntegerGrid, shape: tuple[int, ...]
     stored = np.zeros((count, 2), np.uint8)
     spread = np.packbits(bits, axis=1, bitorder="little")
     stored[:, : spread.shape[1]] = spread
-    codes = torch.from_numpy(stored.view("<u2").astype(np.int64).reshape(shape)) + grid.minimum
-    _check_range(codes, grid)
+    levels = torch.from_numpy(stored.view("<u2").astype(np.int64).reshape(shape))
+    codes = levels * grid.stride + grid.minimum
+    _check_codes(codes, grid)
     return codes
 
 
-def _check_range(codes: torch.Tensor, grid: IntegerGrid) -> None:
+def _check_codes(codes: torch.Tensor, grid: IntegerGrid) -> None:
     if codes.numel() and not (grid.minimum <= int(codes.min()) and int(codes.max()) <= grid.maximum):
         raise QuantizationError(
             f"codes from {int(codes.min())} to {int(codes.max())} are not on a grid from {grid.minimum} to "
             f"{grid.maximum}; give codes of this grid"
+        )
+    if bool((codes.long() - grid.minimum).remainder(grid.stride).any()):
+        raise QuantizationError(
+            f"codes {sorted(set(codes.long().flatten().tolist()))[:4]} .. are not all odd, as those of a mid-rise grid "
+            "are; give codes of this grid"
         )

@@ -75,6 +75,30 @@ def computable(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def nearest_codes(x: torch.Tensor, *, midrise: bool = False) -> torch.Tensor:
+    """Return, in ``x`` itself, the nearest integer of each value, or with ``midrise`` the nearest odd one.
+
+    Args:
+        x: values in units of a grid's scale.
+        midrise: see ``IntegerGrid``; 0 counts as 1.
+    """
+    return x.sub_(1).div_(2).round_().mul_(2).add_(1) if midrise else x.round_()
+
+
+def weight_codes(bits: int, *, symmetric: bool, midrise: bool = False) -> tuple[int, int]:
+    """Return smallest and largest code of a weight.
+
+    Args:
+        bits: 2 to 8.
+        symmetric: -n..n, n = 2^(k-1) - 1 (PAMS), or all 2^k of a signed integer (DDTB).
+        midrise: the odd codes from -(2^k - 1) to 2^k - 1 instead; see ``IntegerGrid``.
+    """
+    if midrise:
+        return -step_count(bits), step_count(bits)
+    high = symmetric_maximum(bits)
+    return (-high if symmetric else -high - 1), high
+
+
 def largest_bound(dtype: torch.dtype) -> float:
     """Return a magnitude up to which neither upper - lower nor the codes of bounds ``MIN_WIDTH`` apart overflow."""
     return torch.finfo(dtype).max * MIN_WIDTH / 1024
@@ -95,11 +119,13 @@ class IntegerGrid:
     """``value = scale * (code - zero_point)`` for integer codes in ``[minimum, maximum]``.
 
     Attributes:
-        scale: positive step between two neighbouring values, in the unit of the tensor; a tuple has one for each output
+        scale: positive step between two neighbouring codes, in the unit of the tensor; a tuple has one for each output
             channel, which is the first dimension of a weight.
         minimum, maximum: smallest and largest code.
         zero_point: code of the value 0.
         bits: width that was asked for.
+        midrise: only odd codes are levels, so none is 0 and the 2^bits of them lie alike on both sides; two neighbours
+            are two scales apart. For weights: zeros that pad an image need a level at 0.
     """
 
     scale: float | tuple[float, ...]
@@ -107,6 +133,7 @@ class IntegerGrid:
     maximum: int
     bits: int
     zero_point: int = 0
+    midrise: bool = False
 
     def __post_init__(self) -> None:
         for scale in self.scale if isinstance(self.scale, tuple) else (self.scale,):
@@ -121,7 +148,12 @@ class IntegerGrid:
     @property
     def levels(self) -> int:
         """Number of different values, at most 2^bits."""
-        return self.maximum - self.minimum + 1
+        return (self.maximum - self.minimum) // self.stride + 1
+
+    @property
+    def stride(self) -> int:
+        """Distance between two neighbouring codes."""
+        return 2 if self.midrise else 1
 
     @property
     def largest_magnitude(self) -> int:
@@ -130,7 +162,8 @@ class IntegerGrid:
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Return the codes of ``x`` (any shape) as integers held in the dtype of ``x``."""
-        return torch.div(computable(x), self._steps(x)).round_().clamp_(self.minimum, self.maximum).to(x.dtype)
+        nearest = nearest_codes(torch.div(computable(x), self._steps(x)), midrise=self.midrise)
+        return nearest.clamp_(self.minimum, self.maximum).to(x.dtype)
 
     def values(self, codes: torch.Tensor) -> torch.Tensor:
         """Return ``scale * code`` for each code."""

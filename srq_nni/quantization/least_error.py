@@ -12,7 +12,7 @@ import torch
 
 from srq_nni.quantization.calibration import subsample
 from srq_nni.quantization.fake_quantize import WEIGHT_EPSILON, ddtb_codes, pams_quantize, straight_through
-from srq_nni.quantization.grid import FLOAT_BITS, MIN_WIDTH, computable, symmetric_maximum
+from srq_nni.quantization.grid import FLOAT_BITS, MIN_WIDTH, computable, nearest_codes, weight_codes
 
 ERROR_POWERS = {"mae": 1, "mse": 2}  # calibration -> power of the error that its bounds make least
 CALIBRATION = "mse"  # the default
@@ -69,7 +69,7 @@ def reconstruction_bound(x: torch.Tensor, bits: int, power: int = 2) -> torch.Te
 
 
 def least_error_codes(
-    weight: torch.Tensor, bits: int, *, symmetric: bool, per_channel: bool = False
+    weight: torch.Tensor, bits: int, *, symmetric: bool, per_channel: bool = False, midrise: bool = False
 ) -> tuple[torch.Tensor, int, int]:
     """Return step, smallest and largest code of the grid with the least squared error on a weight.
 
@@ -79,24 +79,23 @@ def least_error_codes(
     Args:
         weight: tensor of any shape.
         bits: 2 to 8.
-        symmetric: codes -n..n, n = 2^(k-1) - 1 (PAMS), or all 2^k of a signed integer (DDTB).
-        per_channel: one step for each output channel, (C,), in place of one in all, 0-d.
+        symmetric, midrise: see ``weight_codes``.
+        per_channel: one step for each output channel, (C,), in place of one in all, 0-d; not with ``midrise``.
     """
     if per_channel:
         return _least_error_codes_per_channel(weight, bits, symmetric)
     flat = computable(weight.detach()).flatten()
-    high = symmetric_maximum(bits)
-    low = -high if symmetric else -high - 1
+    low, high = weight_codes(bits, symmetric=symmetric, midrise=midrise)
     if flat.numel() == 0:
         return flat.new_tensor(WEIGHT_EPSILON / high), low, high
     largest = flat.abs().amax() + WEIGHT_EPSILON
     guesses = torch.linspace(1 / WEIGHT_CANDIDATES, 1, WEIGHT_CANDIDATES, dtype=flat.dtype, device=flat.device)
     steps = (guesses * (largest / high))[:, None]
     thin = flat[:: -(-flat.numel() // THINNED)]
-    errors = torch.div(thin, steps).round_().clamp_(low, high).mul_(steps).sub_(thin).square_().sum(1)
-    step = steps[:, 0].index_select(0, errors.argmin().reshape(1)).reshape(())
+    errors = nearest_codes(torch.div(thin, steps), midrise=midrise).clamp_(low, high).mul_(steps).sub_(thin)
+    step = steps[:, 0].index_select(0, errors.square_().sum(1).argmin().reshape(1)).reshape(())
     for _ in range(REFINEMENTS):
-        codes = torch.div(flat, step).round_().clamp_(low, high)
+        codes = nearest_codes(torch.div(flat, step), midrise=midrise).clamp_(low, high)
         squares = codes.dot(codes)
         step = torch.where(squares > 0, codes.dot(flat) / squares.clamp(min=1), step)
     return step, low, high
@@ -105,8 +104,7 @@ def least_error_codes(
 def _least_error_codes_per_channel(weight: torch.Tensor, bits: int, symmetric: bool) -> tuple[torch.Tensor, int, int]:
     """As ``least_error_codes`` with each channel as a weight of its own; first guesses look at all elements."""
     rows = computable(weight.detach()).flatten(1)
-    high = symmetric_maximum(bits)
-    low = -high if symmetric else -high - 1
+    low, high = weight_codes(bits, symmetric=symmetric)
     if rows.numel() == 0:
         return rows.new_full((len(rows),), WEIGHT_EPSILON / high), low, high
     largest = rows.abs().amax(1) + WEIGHT_EPSILON

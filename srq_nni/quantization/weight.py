@@ -14,13 +14,21 @@ from srq_nni.quantization.fake_quantize import (
     quantize_weight_percentile,
     weight_step_max_abs,
 )
-from srq_nni.quantization.grid import IntegerGrid, check_bits, choice, computable, switch, symmetric_maximum
+from srq_nni.quantization.grid import (
+    MAX_BITS,
+    IntegerGrid,
+    check_bits,
+    choice,
+    computable,
+    switch,
+    symmetric_maximum,
+)
 from srq_nni.quantization.learned_step import learned_codes, quantize_weight_learned
 from srq_nni.quantization.least_error import least_error_codes, quantize_weight_least_error
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by, percentile_bounds
 
-LEARNED, PER_CHANNEL = "learned", "learned_per_channel"
-LEAST_ERROR = ("mse", LEARNED, PER_CHANNEL)  # ranges that start at the step of least squared error
+LEARNED, PER_CHANNEL, MIDRISE = "learned", "learned_per_channel", "learned_midrise"
+LEAST_ERROR = ("mse", LEARNED, PER_CHANNEL, MIDRISE)  # ranges that start at the step of least squared error
 
 
 class WeightQuantizer(nn.Module):
@@ -40,13 +48,18 @@ class WeightQuantizer(nn.Module):
         self.bits = check_bits(bits)
         self.enabled = True
         self.weight_range = weight_range
-        learned = weight_range in (LEARNED, PER_CHANNEL)
+        learned = weight_range in (LEARNED, PER_CHANNEL, MIDRISE)
         self.register_parameter("log_factor", nn.Parameter(torch.zeros(())) if learned else None)
 
     @property
     def per_channel(self) -> bool:
         """Whether each output channel has a step of its own."""
         return self.weight_range == PER_CHANNEL
+
+    @property
+    def midrise(self) -> bool:
+        """Whether no level is 0; the 2^8 odd codes of 8 bits would not fit a signed byte."""
+        return self.weight_range == MIDRISE and self.bits < MAX_BITS
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return ``weight`` (any shape) on its grid, or ``weight`` itself while the quantizer is not ``enabled``."""
@@ -64,17 +77,19 @@ class WeightQuantizer(nn.Module):
         """Return ``weight`` on ``least_error_grid``."""
         if self.log_factor is None:
             return quantize_weight_least_error(weight, self.bits, symmetric=self.symmetric)
-        how = {"symmetric": self.symmetric, "per_channel": self.per_channel}
-        return quantize_weight_learned(weight, self.bits, self.log_factor, **how)
+        return quantize_weight_learned(weight, self.bits, self.log_factor, **self._kind())
 
     def least_error_grid(self, weight: torch.Tensor) -> IntegerGrid:
         """Return the grid of least squared error, times the trained factor if there is one."""
         if self.log_factor is None:
             step, low, high = least_error_codes(weight, self.bits, symmetric=self.symmetric)
         else:
-            how = {"symmetric": self.symmetric, "per_channel": self.per_channel}
-            step, low, high = learned_codes(weight, self.bits, self.log_factor, **how)
-        return IntegerGrid(tuple(step.tolist()) if self.per_channel else float(step), low, high, self.bits)
+            step, low, high = learned_codes(weight, self.bits, self.log_factor, **self._kind())
+        scale = tuple(step.tolist()) if self.per_channel else float(step)
+        return IntegerGrid(scale, low, high, self.bits, midrise=self.midrise)
+
+    def _kind(self) -> dict[str, bool]:
+        return {"symmetric": self.symmetric, "per_channel": self.per_channel, "midrise": self.midrise}
 
     def on_grid(self, weight: torch.Tensor) -> tuple[IntegerGrid, torch.Tensor]:
         """Return the grid and the codes of ``quantize(weight)``, integers held in the dtype of ``weight``.
@@ -93,7 +108,7 @@ class WeightQuantizer(nn.Module):
         return torch.ones((), device=None if self.log_factor is None else self.log_factor.device)
 
     def hold_zero(self) -> None:
-        """Zero is a code of every weight."""
+        """A weight asks for no bound at zero."""
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
@@ -105,9 +120,9 @@ class PAMSWeight(WeightQuantizer):
     Args:
         bits: 2 to 8.
         weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it,
-            ``learned_per_channel`` trains one on those of the output channels, ``max`` takes the step of max|w|, as
-            published; ``official`` is ``max`` in the released code's order of operations, which decides where two
-            codes are equally near.
+            ``learned_per_channel`` trains one on those of the output channels, ``learned_midrise`` one on levels
+            without 0 (below 8 bits), ``max`` takes the step of max|w|, as published; ``official`` is ``max`` in the
+            released code's order of operations, which decides where two codes are equally near.
     """
 
     RANGES = (*LEAST_ERROR, "max", "official")
@@ -136,8 +151,9 @@ class DDTBWeight(WeightQuantizer):
         percentile: of ``weight_range: percentile``; 100.0 is minimum and maximum, as for RDN; 99 if missing.
         limit_levels: see ``quantize_weight_percentile``.
         weight_range: ``mse`` takes the step of least squared error, ``learned`` trains a factor on it,
-            ``learned_per_channel`` trains one on those of the output channels, ``percentile`` takes the step between
-            percentiles, as published. If missing, ``percentile`` with a percentile, else ``learned``.
+            ``learned_per_channel`` trains one on those of the output channels, ``learned_midrise`` one on levels
+            without 0 (below 8 bits), ``percentile`` takes the step between percentiles, as published. If missing,
+            ``percentile`` with a percentile, else ``learned``.
     """
 
     RANGES = (*LEAST_ERROR, "percentile")

@@ -49,9 +49,9 @@ class TensorReport:
 class _Sums:
     """Range, histogram and errors of one tensor over all images; ``range_only`` in the first of two passes."""
 
-    def __init__(self, levels: tuple[float, ...], scale: float) -> None:
+    def __init__(self, levels: tuple[float, ...], distance: float) -> None:
         self.lowest, self.highest = math.inf, -math.inf
-        self.outside = (levels[0] - scale / 2, levels[-1] + scale / 2)
+        self.outside = (levels[0] - distance / 2, levels[-1] + distance / 2)
         self.counts = torch.zeros(BINS, dtype=torch.float64)
         self.signal = self.noise = self.clipped = self.total = 0.0
 
@@ -130,8 +130,8 @@ def _weight_report(name: str, layer: Any) -> TensorReport:
     scales = torch.tensor(grid.scale, dtype=torch.float64)
     scale = float(scales.mean())
     shown = weight * along_channels(scale / scales, weight).to(weight) if scales.dim() else weight
-    levels = _levels(scale, grid.minimum, grid.maximum)
-    sums = _Sums(levels, scale)
+    levels = _levels(scale, grid.minimum, grid.maximum, grid.stride)
+    sums = _Sums(levels, scale * grid.stride)
     sums.see_range(shown)
     sums.see_values(shown)
     sums.see_errors(weight, quantizer(weight))
@@ -146,8 +146,8 @@ def _report(name: str, bits: int, scale: float, levels: tuple[float, ...], sums:
     )
 
 
-def _levels(scale: float, minimum: int, maximum: int) -> tuple[float, ...]:
-    return tuple(scale * code for code in range(minimum, maximum + 1))
+def _levels(scale: float, minimum: int, maximum: int, stride: int = 1) -> tuple[float, ...]:
+    return tuple(scale * code for code in range(minimum, maximum + 1, stride))
 
 
 def _tensor_name(quantizer: str) -> str:

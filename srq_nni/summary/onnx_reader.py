@@ -69,13 +69,19 @@ class GraphReader:
         return 0 if bias is None else int(bias.size)
 
     def weight_bits(self, node: Any) -> int | None:
-        """Return the bits that the integers of a weight need, None for a float; a common factor is no bit."""
+        """Return the bits that the integers of a weight need, None for a float.
+
+        A common factor is no bit, and codes that are all odd beside it have a level for every second one.
+        """
         stored = self._dequantized(node.input[1])
         if stored is None:
             return None
         codes = stored[0].astype(np.int64) - stored[1]
         factor = int(np.gcd.reduce(np.abs(codes).ravel())) or 1
-        return self._bits(int(codes.min()) // factor, int(codes.max()) // factor, "weight_bits")
+        low, high = int(codes.min()) // factor, int(codes.max()) // factor
+        if (codes // factor % 2).all():
+            high -= (high - low) // 2  # as many levels
+        return self._bits(low, high, "weight_bits")
 
     def source(self, node: Any) -> Any:
         """Return the QuantizeLinear that wrote the codes which a layer reads, or None if it reads a float."""
