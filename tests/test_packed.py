@@ -69,7 +69,7 @@ def version_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("weight_range", ["mse", "learned", "learned_per_channel"])
+@pytest.mark.parametrize("weight_range", ["mse", "learned", "learned_per_channel", "learned_midrise"])
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 def test_codes_and_output_are_bit_identical(method: str, weight_range: str, bits: int, tmp_path: Path) -> None:
     network = small({"quantizer": method, "bits": bits, "wiring": "deploy", "weight_range": weight_range})
@@ -77,7 +77,8 @@ def test_codes_and_output_are_bit_identical(method: str, weight_range: str, bits
         if bound.ndim == 0:  # the factor of a weight's step
             bound.data.fill_(-0.2)
     pack(network, tmp_path / "n.safetensors")
-    assert version_of(tmp_path / "n.safetensors") == (2 if weight_range == "learned_per_channel" else 1)
+    newer = {"learned_per_channel": 2, "learned_midrise": 3 if bits < 8 else 1}
+    assert version_of(tmp_path / "n.safetensors") == newer.get(weight_range, 1)
     loaded = srq_nni.load(tmp_path / "n.safetensors")
     before, after = integers(network), integers(loaded)
     assert before.keys() == after.keys() and len(before) == 2

@@ -59,8 +59,6 @@ def entry_of(space: QuantizationTargetSpace, quantizer: nn.Module) -> dict[str, 
         "quant_min": low,
         "quant_max": high,
     }
-    if isinstance(quantizer, WeightQuantizer) and quantizer.midrise:
-        entry["midrise"] = True
     if isinstance(quantizer, ActivationQuantizer):
         entry["bounds"] = torch.cat([bound.detach().cpu() for bound in quantizer.bounds()])
         entry["state"] = {key: value.detach().cpu().clone() for key, value in quantizer.state_dict().items()}
@@ -197,8 +195,9 @@ def _made(entry: Mapping[str, Any], where: str) -> nn.Module:
     with _damage_named(where):
         if "state" not in entry:
             low, high = int(entry["quant_min"]), int(entry["quant_max"])
-            midrise = bool(entry.get("midrise", False))
-            return GridWeight(IntegerGrid(scale_of(entry["scale"]), low, high, entry["quant_bits"], midrise=midrise))
+            bits, scale = entry["quant_bits"], scale_of(entry["scale"])
+            midrise = METHODS[entry["quantizer"]].weight(bits, **entry["options"]).midrise
+            return GridWeight(IntegerGrid(scale, low, high, bits, midrise=midrise))
         quantizer = METHODS[entry["quantizer"]].activation(entry["quant_bits"], **entry["options"])
         _load(quantizer, entry["state"])
     return quantizer

@@ -96,8 +96,8 @@ def least_error_codes(
     step = steps[:, 0].index_select(0, errors.square_().sum(1).argmin().reshape(1)).reshape(())
     for _ in range(REFINEMENTS):
         codes = nearest_codes(torch.div(flat, step), midrise=midrise).clamp_(low, high)
-        squares = codes.dot(codes)
-        step = torch.where(squares > 0, codes.dot(flat) / squares.clamp(min=1), step)
+        product = codes.dot(flat)  # 0 only of zeros, whatever their codes
+        step = torch.where(product > 0, product / codes.dot(codes).clamp(min=1), step)
     return step, low, high
 
 

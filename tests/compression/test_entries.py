@@ -149,7 +149,8 @@ EITHER_DOOR: dict[str, tuple[str, dict[str, Any], str]] = {
     "range of a target": (
         "pams",
         {**CONV, "target_settings": {"weight": {**INT4, "weight_range": "meen"}}},
-        "weight_range: 'meen' is not known; give one of mse, learned, learned_per_channel, max, official; "
+        "weight_range: 'meen' is not known; give one of mse, learned, learned_per_channel, learned_midrise, "
+        "max, official; "
         "did you mean 'mse'?",
     ),
     "percentile": (

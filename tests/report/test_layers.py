@@ -10,7 +10,7 @@ from torch import nn
 
 from srq_nni.quantization.activation import DDTBActivation, PAMSActivation
 from srq_nni.quantization.layers import attach_quantizer
-from srq_nni.quantization.weight import PAMSWeight
+from srq_nni.quantization.weight import DDTBWeight, PAMSWeight
 from srq_nni.report.layers import BINS, tensor_reports
 
 
@@ -52,6 +52,21 @@ def test_scales_of_channels_are_shown_in_steps_of_their_mean() -> None:
     assert report.snr == pytest.approx(10 * math.log10((2 + 244) / 2), abs=1e-5)
     assert (report.lowest, report.highest) == pytest.approx((-6, 6 * 12 / 11))
     assert report.counts[BINS - 1] == 1 and sum(report.counts) == 6
+
+
+def test_levels_without_0_are_all_shown() -> None:
+    """Weights -3, -1, 1 and 3 are the four levels of 2 bits; a shorter step clips the outer two."""
+    model = nn.Sequential(nn.Conv2d(4, 1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([-3.0, -1.0, 1.0, 3.0]).view(1, 4, 1, 1))
+    attach_quantizer(model, "0", "weight", DDTBWeight(2, weight_range="learned_midrise"))
+    report = tensor_reports(model.eval(), [])[0]
+    assert report.levels == pytest.approx((-3, -1, 1, 3))
+    assert report.clipped == 0 and report.snr > 100
+    model[0].weight_quantizer.bounds()[0].data.fill_(math.log(0.7))  # levels up to 2.1, so 2.8 is half a level away
+    report = tensor_reports(model, [])[0]
+    assert report.levels == pytest.approx((-2.1, -0.7, 0.7, 2.1))
+    assert report.clipped == 0.5
 
 
 def test_several_images_count_together_and_the_model_stays_as_it_was() -> None:

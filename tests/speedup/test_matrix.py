@@ -106,6 +106,17 @@ def test_weights_with_scales_of_channels(engine: str, method: str, bits: int, ar
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+@pytest.mark.parametrize("bits", [7, 2])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_weights_without_a_level_at_0(engine: str, method: str, bits: int, arch: str, tmp_path: Path) -> None:
+    network = quantized(arch, method, bits, "deploy", weight_range="learned_midrise")
+    error, promised, ran = compare(engine, network, tmp_path)
+    assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index("deploy")]
+    assert error.max() < 0.01
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_dead_channel_has_a_step_in_which_its_bias_fits(engine: str, tmp_path: Path) -> None:
     network = quantized("EDSR", "ddtb", 6, "deploy", weight_range="learned_per_channel")
     with torch.no_grad():

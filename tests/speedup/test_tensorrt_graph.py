@@ -161,6 +161,15 @@ def test_scales_of_channels(arch: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_weights_without_a_level_at_0(arch: str, method: str) -> None:
+    network = quantized(arch, method, 4, "deploy", weight_range="learned_midrise", tail=7)
+    graph = Graph(network)
+    check_rules(graph)
+    check_numbers(network, graph, photo_away_from_ties(integer_simulator(network, engine="tensorrt")))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_gates(arch: str) -> None:
     network = quantized(arch, "ddtb", 4, "deploy", gated=True)
     graph = Graph(network)
