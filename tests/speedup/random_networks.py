@@ -1,7 +1,8 @@
 """Random small networks, exported and compared with the simulator: ``python -m tests.speedup.random_networks``.
 
 ``--results FILE`` adds a line of JSON for each comparison; the same command goes on where it was stopped.
-``--per-channel`` gives the same networks weights with a scale for each output channel.
+``--weight-range learned_per_channel`` gives the same networks weights with a scale for each output channel,
+``learned_midrise`` weights without a level at 0.
 
 Each number is a network, drawn from what architectures do: kernel sizes, strides, groups, dilation, padding modes,
 biases, batch norms, four activations, sums, concatenations, pixel shuffles; both methods, mixed widths, quantizers on
@@ -32,7 +33,7 @@ from srq_nni.quantization.activation import ActivationQuantizer, DDTBActivation
 from srq_nni.quantization.gate import Gate
 from srq_nni.quantization.layers import activation_quantizers, attach_quantizer, calibrate
 from srq_nni.quantization.methods import METHODS
-from srq_nni.quantization.weight import PER_CHANNEL
+from srq_nni.quantization.weight import MIDRISE, PER_CHANNEL
 from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integer_simulator
 from srq_nni.speedup.engine import EngineSpeedup
 from srq_nni.speedup.ties import explain_difference
@@ -69,8 +70,8 @@ class Block(nn.Module):
         return torch.cat([self.skip(x), self.branch(y)], 1) if self.join == "concat" else y
 
 
-def random_network(number: int, per_channel: bool = False) -> nn.Module:
-    """Return network ``number``, calibrated on a photograph, in eval mode; ``per_channel``: scales of its weights."""
+def random_network(number: int, weight_range: str | None = None) -> nn.Module:
+    """Return network ``number``, calibrated on a photograph, in eval mode; ``weight_range``: instead of the default."""
     draw = random.Random(number)
     torch.manual_seed(number)
     channels = draw.choice([4, 6, 8, 12, 16, 24])
@@ -86,7 +87,7 @@ def random_network(number: int, per_channel: bool = False) -> nn.Module:
     layers.append(nn.Conv2d(channels, 3, 3, padding=1))
     network = nn.Sequential(*layers)
     randomize_norms(network)
-    _quantize(draw, network, {"weight_range": PER_CHANNEL} if per_channel else {})
+    _quantize(draw, network, {} if weight_range is None else {"weight_range": weight_range})
     calibrate(network, [photo(48, 100)])
     _change_bounds(draw, network)
     return network.eval()
@@ -188,9 +189,9 @@ class Outcome:
     message: str = ""
 
 
-def check(number: int, engine: str, folder: Path, per_channel: bool = False) -> Outcome:
+def check(number: int, engine: str, folder: Path, weight_range: str | None = None) -> Outcome:
     """Export network ``number`` for ``engine`` and compare the two on two crops of a photograph."""
-    network = random_network(number, per_channel)
+    network = random_network(number, weight_range)
     try:
         simulator = integer_simulator(network, engine=engine)
     except ExportError as error:  # such as a weight of one sign, whose percentiles leave out 0
@@ -224,12 +225,12 @@ def check(number: int, engine: str, folder: Path, per_channel: bool = False) -> 
     return found("WRONG", message=str(explanation))
 
 
-def run(numbers: range, results: Path | None, per_channel: bool = False) -> dict[tuple[int, str], Outcome]:
+def run(numbers: range, results: Path | None, weight_range: str | None = None) -> dict[tuple[int, str], Outcome]:
     """Check ``numbers`` on each engine, but for what ``results`` already holds, and add each outcome to that file."""
     found: dict[tuple[int, str], Outcome] = {}
     for line in results.read_text().splitlines() if results is not None and results.exists() else ():
         entry = json.loads(line)
-        if entry.pop("per_channel", False) != per_channel:
+        if entry.pop("weight_range") != weight_range:
             continue
         place = entry.pop("number"), entry.pop("engine")
         found[place] = Outcome(**entry)
@@ -238,12 +239,13 @@ def run(numbers: range, results: Path | None, per_channel: bool = False) -> dict
             if (number, engine) in found:
                 continue
             try:
-                outcome = check(number, engine, Path(folder), per_channel)
+                outcome = check(number, engine, Path(folder), weight_range)
             except Exception as error:  # a crash of one network is a finding, not the end of the run
                 outcome = Outcome("WRONG", message=f"{type(error).__name__}: {error}")
             found[number, engine] = outcome
             if results is not None:
-                entry = {"number": number, "engine": engine, "per_channel": per_channel, **dataclasses.asdict(outcome)}
+                kind = {"number": number, "engine": engine, "weight_range": weight_range}
+                entry = {**kind, **dataclasses.asdict(outcome)}
                 with results.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
     return {key: outcome for key, outcome in found.items() if key[0] in numbers}
@@ -271,11 +273,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--per-channel", action="store_true")
+    parser.add_argument("--weight-range", choices=(PER_CHANNEL, MIDRISE))
     parser.add_argument("--results", type=Path, help="file of outcomes, to stop and go on")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = run(range(args.start, args.start + args.count), args.results, args.per_channel)
+    found = run(range(args.start, args.start + args.count), args.results, args.weight_range)
     sys.stdout.write(summary(found) + "\n")
     sys.exit(any(outcome.kind == "WRONG" for outcome in found.values()))
 

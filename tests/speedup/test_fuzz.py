@@ -28,18 +28,19 @@ def test_random_networks_are_exact_or_say_why_not(number: int, engine: str, tmp_
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("weight_range", ["learned_per_channel", "learned_midrise"])
 @pytest.mark.parametrize("number", range(12))
-def test_scales_of_channels_are_exact_too(number: int, engine: str, tmp_path: Path) -> None:
+def test_other_weights_are_exact_too(number: int, weight_range: str, engine: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip(engine)
-    outcome = check(number, engine, tmp_path, per_channel=True)
+    outcome = check(number, engine, tmp_path, weight_range)
     assert outcome.kind in ("exact", "tie", "lossy", "refused"), outcome
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[int] = []
 
-    def fake(number: int, engine: str, folder: Path, per_channel: bool) -> Outcome:
+    def fake(number: int, engine: str, folder: Path, weight_range: str | None) -> Outcome:
         checked.append(number)
         return Outcome("exact" if number else "tie", 0.5, promised=2, ran=2)
 
@@ -47,7 +48,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     random_networks.run(range(1), tmp_path / "results.jsonl")
     found = random_networks.run(range(3), tmp_path / "results.jsonl")
     assert checked == [0, 0, 1, 1, 2, 2] and len(found) == 6
-    random_networks.run(range(1), tmp_path / "results.jsonl", per_channel=True)
+    random_networks.run(range(1), tmp_path / "results.jsonl", "learned_midrise")
     assert checked[6:] == [0, 0]  # other networks, though their number is done
     assert random_networks.summary(found).splitlines() == [
         f"{engine}: exact 2, tie 1; 6 convolutions in integers, 6 promised" for engine in ENGINES

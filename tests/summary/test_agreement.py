@@ -31,10 +31,18 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "pams": {"quantizer": "pams", "bits": 4},
     "deploy": {"quantizer": "pams", "bits": {"weight": 3, "activation": 5}, "wiring": "deploy"},
     "ddtb": {"quantizer": "ddtb", "bits": 3, "dynamic_ratio": 0},
+    "midrise": {"quantizer": "ddtb", "bits": 3, "dynamic_ratio": 0, "weight_range": "learned_midrise"},
     "mixed": {"quantizer": "pams", "config_list": MIXED},
     "gates": {"quantizer": "ddtb", "bits": 4, "dynamic_ratio": 0.5},
 }
-ENGINE = {"pams": "openvino", "deploy": "onnxruntime", "ddtb": "tensorrt", "mixed": "onnxruntime", "gates": "openvino"}
+ENGINE = {
+    "pams": "openvino",
+    "deploy": "onnxruntime",
+    "ddtb": "tensorrt",
+    "midrise": "tensorrt",
+    "mixed": "onnxruntime",
+    "gates": "openvino",
+}
 
 
 def trained(block: dict[str, Any], folder: Path) -> str:
