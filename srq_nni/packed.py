@@ -68,8 +68,6 @@ class StoredWeight(BaseModel):
     def _one_scale_for_each_channel(self) -> StoredWeight:
         if isinstance(self.scale, list) and len(self.scale) != self.shape[0]:
             raise ValueError(f"{len(self.scale)} scales for {self.shape[0]} channels")
-        if self.midrise and (self.minimum % 2 == 0 or self.maximum % 2 == 0):
-            raise ValueError(f"codes from {self.minimum} to {self.maximum} of a mid-rise grid, whose codes are odd")
         return self
 
 

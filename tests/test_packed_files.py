@@ -37,7 +37,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Non
 WEIGHT = "body.0.conv1.weight"
 CHANGES: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = [
     (lambda h, m: h.pop("__metadata__"), "' is a safetensors file without metadata of srq-nni; give one from srq pack"),
-    (lambda h, m: m.update(format=3), "' has format 3 and this version reads up to 2; update srq-nni"),
+    (lambda h, m: m.update(format=4), "' has format 4 and this version reads up to 3; update srq-nni"),
     (lambda h, m: m.pop("format"), "' has damaged metadata; give a file as srq pack wrote it"),
     (lambda h, m: m.update(extra=1), "' has damaged metadata (extra: Extra inputs are not permitted); give"),
     (lambda h, m: m["weights"][WEIGHT].update(bits=9), "(weights.body.0.conv1.weight.bits: Input should be less than"),
@@ -52,6 +52,12 @@ CHANGES: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = [
         "(weights.body.0.conv1.weight: Value error, 7 scales for 8 channels); give a file as srq pack wrote it",
     ),
     (lambda h, m: m["weights"][WEIGHT].update(scale=float("nan")), "weight.scale: Input should be a"),
+    (lambda h, m: m["weights"][WEIGHT].update(midrise=1), "weight.midrise: Input should be a valid boolean); give"),
+    (
+        lambda h, m: m["weights"][WEIGHT].update(midrise=True, maximum=2),
+        "names: codes from -1 to 2 are no mid-rise grid, whose codes are odd; give odd ends",
+    ),
+    (lambda h, m: m["weights"][WEIGHT].update(midrise=True), "names: codes of shape (8, 8, 3, 3) at 1 bits take "),
     (lambda h, m: m["weights"][WEIGHT].update(shape=[-8, -8, 3, 3]), "weight.shape.0: Input should be greater"),
     (
         lambda h, m: m["weights"][WEIGHT].update(shape=[2**40, 2**40, 3, 3]),

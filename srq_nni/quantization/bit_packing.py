@@ -64,7 +64,7 @@ def _check_codes(codes: torch.Tensor, grid: IntegerGrid) -> None:
             f"codes from {int(codes.min())} to {int(codes.max())} are not on a grid from {grid.minimum} to "
             f"{grid.maximum}; give codes of this grid"
         )
-    if bool((codes.long() - grid.minimum).remainder(grid.stride).any()):
+    if grid.midrise and not bool(codes.long().remainder(2).all()):
         raise QuantizationError(
             f"codes {sorted(set(codes.long().flatten().tolist()))[:4]} .. are not all odd, as those of a mid-rise grid "
             "are; give codes of this grid"

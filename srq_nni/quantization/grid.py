@@ -144,6 +144,10 @@ class IntegerGrid:
                 f"codes from {self.minimum} to {self.maximum} leave out the zero point {self.zero_point}; "
                 "give bounds with lower <= 0 <= upper"
             )
+        if self.midrise and not (self.minimum % 2 and self.maximum % 2):
+            raise QuantizationError(
+                f"codes from {self.minimum} to {self.maximum} are no mid-rise grid, whose codes are odd; give odd ends"
+            )
 
     @property
     def levels(self) -> int:

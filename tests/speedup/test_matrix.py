@@ -96,21 +96,15 @@ def test_8_bits(engine: str, arch: str, method: str, wiring: str, tmp_path: Path
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-@pytest.mark.parametrize("bits", [6, 2])
+@pytest.mark.parametrize(
+    ("weight_range", "bits"),
+    [("learned_per_channel", 6), ("learned_per_channel", 2), ("learned_midrise", 7), ("learned_midrise", 2)],
+)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_weights_with_scales_of_channels(engine: str, method: str, bits: int, arch: str, tmp_path: Path) -> None:
-    network = quantized(arch, method, bits, "deploy", weight_range="learned_per_channel")
-    error, promised, ran = compare(engine, network, tmp_path)
-    assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index("deploy")]
-    assert error.max() < 0.01
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("method", ["pams", "ddtb"])
-@pytest.mark.parametrize("bits", [7, 2])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_weights_without_a_level_at_0(engine: str, method: str, bits: int, arch: str, tmp_path: Path) -> None:
-    network = quantized(arch, method, bits, "deploy", weight_range="learned_midrise")
+def test_weights_with_scales_of_channels_or_without_a_level_at_0(
+    engine: str, method: str, weight_range: str, bits: int, arch: str, tmp_path: Path
+) -> None:
+    network = quantized(arch, method, bits, "deploy", weight_range=weight_range)
     error, promised, ran = compare(engine, network, tmp_path)
     assert promised == ran == IN_INTEGERS[engine, arch][WIRINGS.index("deploy")]
     assert error.max() < 0.01

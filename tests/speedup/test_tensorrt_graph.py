@@ -151,21 +151,15 @@ def test_skips_with_bits_of_their_own(arch: str, wiring: str, method: str) -> No
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_scales_of_channels(arch: str, method: str) -> None:
-    network = quantized(arch, method, 4, "deploy", weight_range="learned_per_channel", tail=7)
+@pytest.mark.parametrize(("weight_range", "dimensions"), [("learned_per_channel", 1), ("learned_midrise", 0)])
+def test_scales_of_channels_and_weights_without_a_level_at_0(
+    arch: str, method: str, weight_range: str, dimensions: int
+) -> None:
+    network = quantized(arch, method, 4, "deploy", weight_range=weight_range, tail=7)
     graph = Graph(network)
     check_rules(graph)
     scales = [graph.constants[node.input[1]] for node in graph.of("QuantizeLinear") if node.name.endswith(".weight_q")]
-    assert len(scales) > 4 and all(scale.ndim == 1 for scale in scales)
-    check_numbers(network, graph, photo_away_from_ties(integer_simulator(network, engine="tensorrt")))
-
-
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_weights_without_a_level_at_0(arch: str, method: str) -> None:
-    network = quantized(arch, method, 4, "deploy", weight_range="learned_midrise", tail=7)
-    graph = Graph(network)
-    check_rules(graph)
+    assert len(scales) > 4 and all(scale.ndim == dimensions for scale in scales)
     check_numbers(network, graph, photo_away_from_ties(integer_simulator(network, engine="tensorrt")))
 
 
