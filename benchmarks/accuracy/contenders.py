@@ -22,7 +22,7 @@ from recipes import (
 from srq_nni.quantization.grid import MAX_BITS
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
-SHORT = {"SRResNet-64x8": ABLATION, "RDN-10x3": 500}  # of those that chose the recipes of these networks
+LONGER = 2000  # of the pair that asks what more of them change for SRResNet
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = (
     "recommended",
@@ -42,10 +42,6 @@ OF_RDN = tuple(
         "least absolute error, lr 3e-4, bounds 1e-2",
     )
 )
-WHOLE_RUNS = {
-    "SRResNet-64x8": {bits: BEST_OF_LARGER[bits] for bits in (2, 4)},
-    "RDN-10x3": dict.fromkeys((4, 2), OF_RDN[-1]),
-}
 ABLATED = (  # at 2 bits
     "recommended",
     *(f"recommended, {start} from the percentile" for start in ("bounds", "weights")),
@@ -63,9 +59,9 @@ ABLATED = (  # at 2 bits
 )
 
 
-def short(bits: int, recipe: str, network: str, wiring: str = "paper") -> Cell:
-    """Return a cell of DDTB on a large network, of the length in which its recipe was chosen."""
-    return Cell("ddtb", bits, wiring, recipe, network=network, iterations=SHORT[network])
+def whole(bits: int, recipe: str, network: str, wiring: str = "paper") -> Cell:
+    """Return a cell of DDTB on another network, at that network's budget."""
+    return Cell("ddtb", bits, wiring, recipe, network=network, iterations=NETWORKS[network].iterations)
 
 
 def queue() -> list[Cell]:
@@ -75,18 +71,14 @@ def queue() -> list[Cell]:
 
 def _midrise() -> Iterator[Cell]:
     """Yield the cells of weights without a level at 0."""
-    for bits, seed in ((2, 1), (3, 1), (2, 2), (2, 3), (4, 1)):
+    for bits, seed in ((2, 1), (3, 1), (2, 2), (2, 3)):
         yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], seed=seed)
     yield Cell("pams", 2, recipe=OF_MIDRISE[2])
-    for bits in (2, 3):
-        yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], network="EDSR-32x5-shipped")
-    larger = f"recommended, distilled, mid-rise, lr {RATES_OF_LARGER[2]}"
-    yield short(2, larger, "SRResNet-64x8")
-    yield Cell("ddtb", 2, recipe=larger, network="EDSR-64x8")
-    yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE)
+    yield Cell("ddtb", 2, recipe=OF_MIDRISE[2], network="EDSR-32x5-shipped")
+    yield whole(2, f"recommended, distilled, mid-rise, lr {RATES_OF_LARGER[2]}", "SRResNet-64x8")
     for bits in (4, 2):
-        yield short(bits, OF_RDN[-1].replace("distilled,", "distilled, mid-rise,"), "RDN-10x3")
-    for bits in (2, 3, 4):
+        yield whole(bits, OF_RDN[-1].replace("distilled,", "distilled, mid-rise,"), "RDN-10x3")
+    for bits in (2, 4):
         yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], iterations=ABLATION)
     yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE, iterations=ABLATION)
 
@@ -116,14 +108,11 @@ def _queue() -> Iterator[Cell]:
     for method, bits in (("pams", 2), ("ddtb", 3)):
         yield Cell(method, bits, recipe=ABSOLUTE[bits])
     yield from _midrise()
-    for network, chosen in WHOLE_RUNS.items():
-        for bits, recipe in chosen.items():
-            whole = NETWORKS[network].iterations
-            yield Cell("ddtb", bits, "official", "official", network=network, iterations=whole)
-            yield Cell("ddtb", bits, recipe=recipe, network=network, iterations=whole)
+    for wiring, recipe in (("official", "official"), ("paper", BEST_OF_LARGER[2])):
+        yield Cell("ddtb", 2, wiring, recipe, network="SRResNet-64x8", iterations=LONGER)
     for bits in (4, 2):
         for recipe in OF_RDN:
-            yield short(bits, recipe, "RDN-10x3")
+            yield whole(bits, recipe, "RDN-10x3")
     for bits in (3, 2, 4, 8):
         yield Cell("ddtb", bits, recipe=BEST[bits], network="EDSR-32x5-shipped")
     yield Cell("ddtb", 2, recipe=ABSOLUTE[2], network="EDSR-32x5-shipped")
@@ -131,15 +120,15 @@ def _queue() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=recipe, network="EDSR-64x8")
     for bits in (4, 2):
         for recipe in dict.fromkeys((BEST[4], BEST[bits], BEST_OF_LARGER[bits], BEST_OF_LARGER[4])):
-            yield short(bits, recipe, "SRResNet-64x8")
+            yield whole(bits, recipe, "SRResNet-64x8")
     absolute = "recommended, distilled, least absolute error, lr 5e-4"
-    yield short(2, absolute, "SRResNet-64x8")
+    yield whole(2, absolute, "SRResNet-64x8")
     for recipe in (absolute, BEST_OF_LARGER[2]):
         yield Cell("ddtb", 2, recipe=recipe, network="EDSR-64x8", iterations=ABLATION)
     for bits, seed in ((8, 1), (8, 2), (8, 3), (2, 1), (4, 1), (3, 1)):
         yield Cell("ddtb", bits, recipe=OF_CHANNELS[bits], seed=seed)
     for network, bits, rate in (("RDN-10x3", 4, "3e-4"), ("RDN-10x3", 2, "3e-4"), ("SRResNet-64x8", 2, "5e-4")):
-        yield short(bits, f"recommended, distilled, learned per channel, lr {rate}", network)
+        yield whole(bits, f"recommended, distilled, learned per channel, lr {rate}", network)
     for bits in (2, 4, 3, 8):
         for seed in (1, 2, 3) if bits in (2, 4) else (1,):
             yield Cell("pams", bits, recipe=BEST[bits], seed=seed)
@@ -175,7 +164,7 @@ def _queue() -> Iterator[Cell]:
     for network in ("SRResNet-64x8", "RDN-10x3"):
         for bits in (4, 2):
             for wiring, recipe in (("official", "official"), ("paper", DISTILLED[bits])):
-                yield short(bits, recipe, network, wiring)
+                yield whole(bits, recipe, network, wiring)
     for bits in (4, 2):
         for method in ("pams", "ddtb"):
             yield Cell(method, bits, "official", "no-skt")

@@ -111,13 +111,13 @@ def halves(rows: Iterable[Row]) -> list[str]:
 
 
 def ablation(rows: Iterable[Row]) -> list[str]:
-    """Return the section on shorter runs: what a change of the recommended recipe is worth on the validation set."""
+    """Return the section on runs of other lengths: what one change is worth on the validation set."""
     own = in_order(rows)
     if not own:
         return []
     parts = [
-        "## One change at a time, in shorter runs",
-        "Phases, warm-up and decay are shortened alike. Choices are made on val (Kodak and McMaster).",
+        "## One change at a time, in runs of other lengths",
+        "Phases, warm-up and decay are shortened or stretched alike. Choices are made on val (Kodak and McMaster).",
     ]
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in own:

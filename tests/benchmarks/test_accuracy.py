@@ -173,7 +173,7 @@ def test_the_page_names_eight_cells_that_have_not_run(left: int, end: str) -> No
     assert page.endswith(f"most telling first: {', '.join(f'`{name}`' for name in names[:8])}{end}\n")
 
 
-def test_shorter_runs_have_a_section_of_their_own() -> None:
+def test_runs_of_other_lengths_have_a_section_of_their_own() -> None:
     base = {"network": "EDSR-32x5", "method": "ddtb", "bits": 2, "wiring": "paper", "seed": 1}
     rows = [
         row(cell=recipe, recipe=recipe, iterations=length, val_psnr=psnr, set5_psnr=36.0, **base)
@@ -186,7 +186,7 @@ def test_shorter_runs_have_a_section_of_their_own() -> None:
         )
     ]
     page = tables.document(rows)
-    assert "## One change at a time, in shorter runs" in page
+    assert "## One change at a time, in runs of other lengths" in page
     order = [
         page.index(line)
         for line in (
