@@ -75,7 +75,9 @@ def _midrise() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], seed=seed)
     yield Cell("pams", 2, recipe=OF_MIDRISE[2])
     yield Cell("ddtb", 2, recipe=OF_MIDRISE[2], network="EDSR-32x5-shipped")
-    yield whole(2, f"recommended, distilled, mid-rise, lr {RATES_OF_LARGER[2]}", "SRResNet-64x8")
+    larger = f"recommended, distilled, mid-rise, lr {RATES_OF_LARGER[2]}"
+    yield whole(2, larger, "SRResNet-64x8")
+    yield Cell("ddtb", 2, recipe=larger, network="EDSR-64x8", iterations=ABLATION)
     for bits in (4, 2):
         yield whole(bits, OF_RDN[-1].replace("distilled,", "distilled, mid-rise,"), "RDN-10x3")
     for bits in (2, 4):
