@@ -77,11 +77,10 @@ class GraphReader:
         if stored is None:
             return None
         codes = stored[0].astype(np.int64) - stored[1]
-        factor = int(np.gcd.reduce(np.abs(codes).ravel())) or 1
-        low, high = int(codes.min()) // factor, int(codes.max()) // factor
-        if (codes // factor % 2).all():
-            high -= (high - low) // 2  # as many levels
-        return self._bits(low, high, "weight_bits")
+        codes //= int(np.gcd.reduce(np.abs(codes).ravel())) or 1
+        low, high = int(codes.min()), int(codes.max())
+        odd = bool((codes % 2).all())
+        return self._named(((high - low) // 2).bit_length() if odd else self._needed(low, high), "weight_bits")
 
     def source(self, node: Any) -> Any:
         """Return the QuantizeLinear that wrote the codes which a layer reads, or None if it reads a float."""
@@ -109,7 +108,7 @@ class GraphReader:
         limits = self._limits(source, int(dtype))
         kind = np.iinfo(dtype.dtype)
         low, high = (kind.min - int(dtype), kind.max - int(dtype)) if limits is None else limits
-        return self._bits(low, high, "activation_bits")
+        return self._named(self._needed(low, high), "activation_bits")
 
     def gate_constants(self) -> dict[str, int]:
         """Return the trained tensors of gates with their number of values."""
@@ -239,12 +238,14 @@ class GraphReader:
         steps = None if step is None or step.op_type != "Div" else self._graph.constant(step.input[1])
         return None if steps is None else int(steps)
 
-    def _bits(self, low: int, high: int, key: str) -> int:
-        """Return the least bits whose grid holds these codes, among those that the file names under ``key``."""
+    def _needed(self, low: int, high: int) -> int:
+        """Return the least bits whose grid has all codes from ``low`` to ``high``."""
         if self.metadata.get("method") == "pams":
-            needed = 1 + math.ceil(math.log2(max(abs(low), abs(high), 1) + 1))
-        else:
-            needed = math.ceil(math.log2(high - low + 1))
+            return 1 + math.ceil(math.log2(max(abs(low), abs(high), 1) + 1))
+        return math.ceil(math.log2(high - low + 1))
+
+    def _named(self, needed: int, key: str) -> int:
+        """Return the least bits that suffice, among those that the file names under ``key``."""
         named = [int(bits) for bits in self.metadata.get(key, "").split(",") if bits.isdecimal()]
         fitting = [bits for bits in named if needed <= bits <= MAX_BITS]
         return min(fitting) if fitting else max(MIN_BITS, needed)

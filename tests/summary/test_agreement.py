@@ -32,6 +32,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "deploy": {"quantizer": "pams", "bits": {"weight": 3, "activation": 5}, "wiring": "deploy"},
     "ddtb": {"quantizer": "ddtb", "bits": 3, "dynamic_ratio": 0},
     "midrise": {"quantizer": "ddtb", "bits": 3, "dynamic_ratio": 0, "weight_range": "learned_midrise"},
+    "midrise of pams": {"quantizer": "pams", "bits": 3, "weight_range": "learned_midrise"},
     "mixed": {"quantizer": "pams", "config_list": MIXED},
     "gates": {"quantizer": "ddtb", "bits": 4, "dynamic_ratio": 0.5},
 }
@@ -40,6 +41,7 @@ ENGINE = {
     "deploy": "onnxruntime",
     "ddtb": "tensorrt",
     "midrise": "tensorrt",
+    "midrise of pams": "openvino",
     "mixed": "onnxruntime",
     "gates": "openvino",
 }
