@@ -80,12 +80,12 @@ def least_error_codes(
         weight: tensor of any shape.
         bits: 2 to 8.
         symmetric, midrise: see ``weight_codes``.
-        per_channel: one step for each output channel, (C,), in place of one in all, 0-d; not with ``midrise``.
+        per_channel: one step for each output channel, (C,), in place of one in all, 0-d.
     """
-    if per_channel:
-        return _least_error_codes_per_channel(weight, bits, symmetric)
-    flat = computable(weight.detach()).flatten()
     low, high = weight_codes(bits, symmetric=symmetric, midrise=midrise)
+    if per_channel:
+        return _least_error_steps(computable(weight.detach()).flatten(1), low, high, midrise), low, high
+    flat = computable(weight.detach()).flatten()
     if flat.numel() == 0:
         return flat.new_tensor(WEIGHT_EPSILON / high), low, high
     largest = flat.abs().amax() + WEIGHT_EPSILON
@@ -101,27 +101,30 @@ def least_error_codes(
     return step, low, high
 
 
-def _least_error_codes_per_channel(weight: torch.Tensor, bits: int, symmetric: bool) -> tuple[torch.Tensor, int, int]:
-    """As ``least_error_codes`` with each channel as a weight of its own; first guesses look at all elements."""
-    rows = computable(weight.detach()).flatten(1)
-    low, high = weight_codes(bits, symmetric=symmetric)
+def _least_error_steps(rows: torch.Tensor, low: int, high: int, midrise: bool) -> torch.Tensor:
+    """As ``least_error_codes`` with each row as a weight of its own; first guesses look at all elements."""
     if rows.numel() == 0:
-        return rows.new_full((len(rows),), WEIGHT_EPSILON / high), low, high
+        return rows.new_full((len(rows),), WEIGHT_EPSILON / high)
     largest = rows.abs().amax(1) + WEIGHT_EPSILON
     guesses = torch.linspace(1 / WEIGHT_CANDIDATES, 1, WEIGHT_CANDIDATES, dtype=rows.dtype, device=rows.device)
     steps = guesses[:, None] * (largest / high)
     errors = torch.stack(
         [
-            torch.div(rows, step).round_().clamp_(low, high).mul_(step).sub_(rows).square_().sum(1)
+            nearest_codes(torch.div(rows, step), midrise=midrise)
+            .clamp_(low, high)
+            .mul_(step)
+            .sub_(rows)
+            .square_()
+            .sum(1)
             for step in steps[:, :, None]
         ]
     )
     step = steps.gather(0, errors.argmin(0, keepdim=True))[0]
     for _ in range(REFINEMENTS):
-        codes = torch.div(rows, step[:, None]).round_().clamp_(low, high)
-        squares = codes.square().sum(1)
-        step = torch.where(squares > 0, (codes * rows).sum(1) / squares.clamp(min=1), step)
-    return step.clamp(min=step.max() * SMALLEST_CHANNEL), low, high
+        codes = nearest_codes(torch.div(rows, step[:, None]), midrise=midrise).clamp_(low, high)
+        product = (codes * rows).sum(1)
+        step = torch.where(product > 0, product / codes.square().sum(1).clamp(min=1), step)
+    return step.clamp(min=step.max() * SMALLEST_CHANNEL)
 
 
 def quantize_weight_least_error(weight: torch.Tensor, bits: int, *, symmetric: bool = False) -> torch.Tensor:

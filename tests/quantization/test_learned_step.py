@@ -47,8 +47,8 @@ def test_values_and_gradients_are_the_closed_forms(
     factor: float, bits: int, symmetric: bool, per_channel: bool, midrise: bool, seed: int
 ) -> None:
     weight, log_factor = a_weight(seed).requires_grad_(), torch.tensor(factor).log().requires_grad_()
-    upstream, how = a_weight(seed + 100), {"symmetric": symmetric, "per_channel": per_channel and not midrise}
-    how["midrise"] = midrise
+    upstream = a_weight(seed + 100)
+    how = {"symmetric": symmetric, "per_channel": per_channel, "midrise": midrise}
     (quantize_weight_learned(weight, bits, log_factor, **how) * upstream).sum().backward()
 
     w = weight.detach()
