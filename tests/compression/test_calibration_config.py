@@ -142,41 +142,37 @@ def test_an_update_is_not_undone_by_the_next_step(static_iters: int) -> None:
     assert torch.equal(expected, found)
 
 
-@pytest.mark.parametrize("method", ["pams", "ddtb"])
-def test_weights_without_a_level_at_0_go_into_a_quantizer_and_a_network(method: str) -> None:
-    first, config = config_of(method, weight_range="learned_midrise")
-    entry = config["body.0.conv1"]["weight"]
-    assert (entry["quant_min"], entry["quant_max"]) == (-15, 15)
-    assert float(entry["tracked_max"]) == pytest.approx(15 * float(entry["scale"]))
-    second = make(method, network(), [{**CONV, "weight_range": "learned_midrise"}])
+def carried_over(method: str, weight_range: str) -> tuple[Any, Any, torch.nn.Module]:
+    """Return a calibration_config, a quantizer of the same entries that took it, and the network rebuilt from it."""
+    first, config = config_of(method, weight_range=weight_range)
+    second = make(method, network(), [{**CONV, "weight_range": weight_range}])
     second.update_calibration_config(config)
     x = torch.rand(1, 3, 8, 8)
     expected = first.bound_model.eval()(x)
     assert torch.equal(second.bound_model.eval()(x), expected)
     rebuilt = srq_nni.quantized_network(first.unwrap_model(), config)
     torch.testing.assert_close(rebuilt(x), expected, rtol=1e-6, atol=1e-6)
-    assert rebuilt.body[0].conv1.weight_quantizer.grid(torch.zeros(())).levels == 16
     other = make(method, network(), [CONV])
     with pytest.raises(OptionError, match=r"'weight' of 'body\.0\.conv1' has options: "):
         other.update_calibration_config(config)
+    return config, second, rebuilt
+
+
+@pytest.mark.parametrize("method", ["pams", "ddtb"])
+def test_weights_without_a_level_at_0_go_into_a_quantizer_and_a_network(method: str) -> None:
+    config, _, rebuilt = carried_over(method, "learned_midrise")
+    entry = config["body.0.conv1"]["weight"]
+    assert (entry["quant_min"], entry["quant_max"]) == (-15, 15)
+    assert float(entry["tracked_max"]) == pytest.approx(15 * float(entry["scale"]))
+    assert rebuilt.body[0].conv1.weight_quantizer.grid(torch.zeros(())).levels == 16
 
 
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 def test_scales_of_channels_go_into_a_quantizer_and_a_network(method: str) -> None:
-    first, config = config_of(method, weight_range="learned_per_channel")
+    config, second, rebuilt = carried_over(method, "learned_per_channel")
     scale = config["body.0.conv1"]["weight"]["scale"]
     assert tuple(scale.shape) == (8, 1, 1, 1) and scale.unique().numel() == 8
-    second = make(method, network(), [{**CONV, "weight_range": "learned_per_channel"}])
-    second.update_calibration_config(config)
-    x = torch.rand(1, 3, 8, 8)
-    expected = first.bound_model.eval()(x)
-    assert torch.equal(second.bound_model.eval()(x), expected)
-    rebuilt = srq_nni.quantized_network(first.unwrap_model(), config)
-    torch.testing.assert_close(rebuilt(x), expected, rtol=1e-6, atol=1e-6)
     assert rebuilt.body[0].conv1.weight_quantizer.grid(torch.zeros(())).scale == tuple(scale.flatten().tolist())
-    other = make(method, network(), [CONV])
-    with pytest.raises(OptionError, match=r"'weight' of 'body\.0\.conv1' has options: "):
-        other.update_calibration_config(config)
     config["body.0.conv1"]["weight"]["scale"] = scale * torch.linspace(1, 1.1, 8).reshape(-1, 1, 1, 1)
     with pytest.raises(OptionError) as caught:
         second.update_calibration_config(config)
