@@ -79,7 +79,7 @@ def _midrise() -> Iterator[Cell]:
     yield whole(2, larger, "SRResNet-64x8")
     yield Cell("ddtb", 2, recipe=larger, network="EDSR-64x8", iterations=ABLATION)
     for bits in (4, 2):
-        yield whole(bits, OF_RDN[-1].replace("distilled,", "distilled, mid-rise,"), "RDN-10x3")
+        yield whole(bits, "recommended, distilled, mid-rise, least absolute error, lr 3e-4, bounds 1e-2", "RDN-10x3")
     for bits in (2, 4):
         yield Cell("ddtb", bits, recipe=OF_MIDRISE[bits], iterations=ABLATION)
     yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE, iterations=ABLATION)

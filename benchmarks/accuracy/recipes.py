@@ -114,10 +114,7 @@ RECIPES = {
                 f"distilled, least absolute error, lr {lr}": distilled(MAE, lr, BUT_MAE)
                 for lr in ("2e-3", "1e-3", "5e-4")
             },
-            **{
-                f"distilled, mid-rise, lr {lr}": distilled(MIDRISE, lr, BUT_MIDRISE)
-                for lr in ("2e-3", "1e-3", "5e-4", "3e-4")
-            },
+            **{f"distilled, mid-rise, lr {lr}": distilled(MIDRISE, lr, BUT_MIDRISE) for lr in ("2e-3", "1e-3", "5e-4")},
             "distilled, mid-rise, least absolute error, lr 2e-3": distilled(
                 MAE_MIDRISE, "2e-3", f"{BUT_MIDRISE}, calibration: mae"
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from statistics import fmean
 
 import pytest
 
@@ -17,30 +18,42 @@ import tables  # noqa: E402
 README = (REPOSITORY / "README.md").read_text()
 MEASURED = re.split(r"\n(?=### )", README[README.index("\n## What was measured") : README.index("\n## What differs")])
 NUMBER = re.compile(r"\d+\.\d+(?:e[+-]\d+)?")
+LOST = re.compile(r"(\d\d\.\d{3}) / \d\d\.\d{3}(?: \([\d. to]+\))?(?:, \w[^|]*)?(?:, | \| )(-?\d\.\d{3})(?= |,)")
 PAIR = re.compile(r"(\d\d\.\d{3})\s/\s(\d\d\.\d{3})")
 ON_SET5 = re.compile(r"\b(3\d\.\d{3}) dB")
 
 
-def scores() -> set[tuple[str, str]]:
-    """Return Set5 and Set14 in dB of each row of the accuracy benchmark, and the means over seeds."""
+def measured() -> list[tuple[str, float, float]]:
+    """Return network, Set5 and Set14 in dB of each row of the accuracy benchmark, and of the means over seeds."""
     groups: dict[tuple[object, ...], list[results.Row]] = {}
     for row in results.read_rows(results.CSV).values():
         kind = (row.network, row.method, row.wiring, row.recipe, row.bits, row.iterations)
         groups.setdefault(kind, []).append(row)
         groups[row.cell,] = [row]
-    return {
-        (
-            f"{sum(row.set5_psnr for row in rows) / len(rows):.3f}",
-            f"{sum(row.set14_psnr for row in rows) / len(rows):.3f}",
-        )
+    return [
+        (rows[0].network, fmean(row.set5_psnr for row in rows), fmean(row.set14_psnr for row in rows))
         for rows in groups.values()
-    }
+    ]
+
+
+def scores() -> set[tuple[str, str]]:
+    """Return Set5 and Set14 of ``measured`` as they are written."""
+    return {(f"{set5:.3f}", f"{set14:.3f}") for _, set5, set14 in measured()}
 
 
 def test_pairs_of_set5_and_set14_are_rows_of_the_table() -> None:
     pairs = PAIR.findall((REPOSITORY / "docs" / "accuracy.md").read_text())
     assert len(pairs) > 60
     assert set(pairs) <= scores()
+
+
+def test_losses_in_tables_are_those_to_the_float_network() -> None:
+    floats = {row.network: row.set5_psnr for row in results.read_rows(results.CSV).values() if row.method == "float"}
+    losses = {(f"{set5:.3f}", f"{floats[network] - set5:.3f}") for network, set5, _ in measured()}
+    lines = (REPOSITORY / "docs" / "accuracy.md").read_text().splitlines()
+    found = [pair for line in lines if line.startswith("|") for pair in LOST.findall(line)]
+    assert len(found) > 30
+    assert set(found) <= losses
 
 
 def test_scores_in_the_readme_are_rows_of_the_table() -> None:
