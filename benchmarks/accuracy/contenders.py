@@ -22,7 +22,7 @@ from recipes import (
 from srq_nni.quantization.grid import MAX_BITS
 
 ABLATION = 600  # iterations of the cells that change one thing of a recipe
-LONGER = 2000  # of the pair that asks what more of them change for SRResNet
+LONGER = 2000  # of the pairs that ask what more of them change for SRResNet and RDN
 LEARNING_RATES = {2: "1e-3", 3: "1e-3", 8: "2e-5", 4: "1e-3"}  # of whole runs with other steps than "recommended"
 OF_4_BITS = (
     "recommended",
@@ -85,6 +85,17 @@ def _midrise() -> Iterator[Cell]:
     yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE, iterations=ABLATION)
 
 
+def _longer() -> Iterator[Cell]:
+    """Yield the pairs of released and recommended recipe at some times the iterations of the networks' budgets."""
+    for network, bits, recommended in (
+        ("SRResNet-64x8", 2, BEST_OF_LARGER[2]),
+        ("RDN-10x3", 4, OF_RDN[-1]),
+        ("RDN-10x3", 2, OF_RDN[-1]),
+    ):
+        for wiring, recipe in (("official", "official"), ("paper", recommended)):
+            yield Cell("ddtb", bits, wiring, recipe, network=network, iterations=LONGER)
+
+
 def _queue() -> Iterator[Cell]:
     for network in ("EDSR-32x5", "SRResNet-64x8"):
         yield Cell("bicubic", 32, network=network)
@@ -110,8 +121,7 @@ def _queue() -> Iterator[Cell]:
     for method, bits in (("pams", 2), ("ddtb", 3)):
         yield Cell(method, bits, recipe=ABSOLUTE[bits])
     yield from _midrise()
-    for wiring, recipe in (("official", "official"), ("paper", BEST_OF_LARGER[2])):
-        yield Cell("ddtb", 2, wiring, recipe, network="SRResNet-64x8", iterations=LONGER)
+    yield from _longer()
     for bits in (4, 2):
         for recipe in OF_RDN:
             yield whole(bits, recipe, "RDN-10x3")
