@@ -89,6 +89,7 @@ def _longer() -> Iterator[Cell]:
     """Yield the pairs of released and recommended recipe at some times the iterations of the networks' budgets."""
     for network, bits, recommended in (
         ("SRResNet-64x8", 2, BEST_OF_LARGER[2]),
+        ("SRResNet-64x8-longer", 2, BEST_OF_LARGER[2]),
         ("RDN-10x3", 4, OF_RDN[-1]),
         ("RDN-10x3", 2, OF_RDN[-1]),
     ):
