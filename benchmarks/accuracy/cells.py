@@ -141,8 +141,10 @@ NETWORKS = {
     # Trained by this repository's own pipeline, so what is quantized from it may be shipped, too.
     "EDSR-32x5-shipped": Network(_edsr(32, 5, DIV2K_MEAN), "EDSR_x2_f32b5.pth", 37.40, 32.99, shipped=True),
 }
-# Thirteen times the patches of the short runs: two thirds of protocol P.
-NETWORKS["SRResNet-64x8-longer"] = replace(NETWORKS["SRResNet-64x8"], batch=PROTOCOL.batch, iterations=2000)
+# Twenty times the patches of the short runs.
+NETWORKS["SRResNet-64x8-whole"] = replace(
+    NETWORKS["SRResNet-64x8"], batch=PROTOCOL.batch, iterations=PROTOCOL.iterations
+)
 
 
 @dataclass(frozen=True)
