@@ -1,6 +1,6 @@
 """From an opened image file to its pixels: what the header says of their layout, and the decoder that keeps all bits.
 
-Pillow decodes 8 bits. OpenCV decodes 16 bits, which Pillow would cut to 8 in colour, and tifffile those of a TIFF with
+Pillow decodes 8 bits. OpenCV decodes more, which Pillow would cut to 8 in colour, and tifffile those of a TIFF with
 separate planes.
 """
 
@@ -28,7 +28,7 @@ class Layout:
     """How a file stores its pixels. Only the header tells: Pillow forgets it when it decodes.
 
     Attributes:
-        deep: whether they have 16 bits; the others describe nothing else.
+        deep: whether they have more than 8 bits; the others describe nothing else.
         channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
         white: value of the brightest level.
         clear: the level or the colour that is transparent, or None.
@@ -50,7 +50,7 @@ def read_layout(path: Path, image: ImageFile.ImageFile) -> Layout:
     """Return how the pixels of ``image``, of which only the header is read yet, are stored in ``path``.
 
     Raises:
-        DataError: if they are not grey or RGB in up to 8 or in 16 bits, or no decoder keeps the 16 bits.
+        DataError: if they are not grey or RGB in bits that a decoder keeps.
     """
     if image.mode not in MODES and not (image.mode == "I" and image.format in ("PNG", "PPM")):
         raise DataError(
@@ -59,6 +59,8 @@ def read_layout(path: Path, image: ImageFile.ImageFile) -> Layout:
     channels = {"RGB": 3, "RGBA": 4}.get(image.mode, 1)
     if image.format == "TIFF":
         return _layout_of_tiff(path, image.tag_v2, image.mode, channels)  # type: ignore[attr-defined]
+    if image.format in _BITS_OF:
+        return _layout_of_codestream(path, image.format, image.mode, channels)
     arguments = image.tile[0][3] if image.tile else ()  # a plain tuple in Pillow 10
     parts = arguments if isinstance(arguments, tuple) else (arguments,)
     if image.format == "PPM":
@@ -123,6 +125,35 @@ def _layout_of_tiff(path: Path, tags: ImageFileDirectory_v2, mode: str, channels
         inverted=tags.get(ExifTags.Base.PhotometricInterpretation) == 0,
         premultiplied=channels == 4 and tags.get(ExifTags.Base.ExtraSamples, ())[:1] == (1,),
     )
+
+
+def _layout_of_codestream(path: Path, kind: str, mode: str, channels: int) -> Layout:
+    """Return the layout of an AVIF or JPEG 2000 file, whose bits a channel Pillow does not tell."""
+    bits = set(_BITS_OF[kind](path.read_bytes()))
+    if max(bits, default=8) <= 8:
+        return Layout(False, channels)
+    if len(bits) > 1 or max(bits) > 16:
+        named = " and ".join(str(count) for count in sorted(bits))
+        raise DataError(f"'{path}' has {named} bits a channel; convert it to 8 or 16 bits")
+    if mode == "LA":
+        raise DataError(f"'{path}' has grey of {max(bits)} bits with alpha; convert it to a PNG or TIFF of 16 bits")
+    return Layout(True, channels, (1 << max(bits)) - 1)
+
+
+def _bits_of_avif(content: bytes) -> list[int]:
+    """Return the bits of an AV1 image: two flags of its configuration (AV1-ISOBMFF, 2.3.3)."""
+    flags = content[content.index(b"av1C") + 6]
+    return [(12 if flags & 0x20 else 10) if flags & 0x40 else 8]
+
+
+def _bits_of_jpeg_2000(content: bytes) -> list[int]:
+    """Return the bits of each component, which SIZ names less 1 beside a flag of the sign (ISO 15444-1, A.5.1)."""
+    start = content.index(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(content[start + 40 : start + 42], "big")
+    return [(bits & 0x7F) + 1 for bits in content[start + 42 : start + 42 + 3 * count : 3]]
+
+
+_BITS_OF = {"AVIF": _bits_of_avif, "JPEG2000": _bits_of_jpeg_2000}
 
 
 def _decode_8_bits(image: Image.Image) -> np.ndarray:

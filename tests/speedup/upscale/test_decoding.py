@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import struct
 import zlib
 from pathlib import Path
@@ -115,6 +116,53 @@ def test_transparency_of_png(
     assert picture.alpha is not None and picture.alpha[0].tolist() == alpha
 
 
+# Two pixels, (4095, 0, 2048) and (1, 2, 3).
+JPEG_2000_OF_12_BITS = base64.b64decode(
+    "/0//UQAvAAAAAAACAAAAAQAAAAAAAAAAAAAAAgAAAAEAAAAAAAAAAAADCwEBCwEBCwEB/1IADAAAAAEBAAQEAAH/XAAEQGD/ZAAlAAFDcmVhdGVk"
+    "IGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAAAhAAH/k8/kEAvFWoPf4AwE8n/f4AwEJd//2Q=="
+)
+
+
+def test_jpeg_2000_of_12_bits(tmp_path: Path) -> None:
+    (tmp_path / "x.j2k").write_bytes(JPEG_2000_OF_12_BITS)
+    assert read_picture(tmp_path / "x.j2k").pixels.tolist() == [[[65535, 0, 32776], [16, 32, 48]]]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpeg_2000_of_16_bits(channels: int, tmp_path: Path) -> None:
+    pixels = np.linspace(0, 65535, 40 * 48 * channels).astype(np.uint16).reshape(40, 48, channels)
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    assert cv2.imwrite(str(tmp_path / "x.jp2"), pixels[..., order])
+    picture = read_picture(tmp_path / "x.jp2")
+    alpha = [] if picture.alpha is None else [picture.alpha[..., None]]
+    found = np.concatenate([picture.pixels, *alpha], 2).astype(int)
+    assert found.shape == pixels.shape and np.abs(found - pixels).max() < 64  # that encoder is not without loss
+
+
+@pytest.mark.skipif(not cv2.haveImageWriter(".avif"), reason="OpenCV has no encoder of AVIF")
+@pytest.mark.parametrize(("bits", "alpha"), [(10, False), (10, True), (12, False), (12, True)])
+def test_avif_of_10_and_12_bits(bits: int, alpha: bool, tmp_path: Path) -> None:
+    white = (1 << bits) - 1
+    pixels = np.random.default_rng(0).integers(0, white + 1, (40, 30, 3 + alpha), np.uint16)
+    options = [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 100]
+    assert cv2.imwrite(str(tmp_path / "x.avif"), pixels[..., [2, 1, 0, 3] if alpha else [2, 1, 0]], options)
+    picture = read_picture(tmp_path / "x.avif")
+    assert np.array_equal(picture.pixels, np.rint(pixels[..., :3] / white * 65535).astype(np.uint16))
+    assert (picture.alpha is not None) == alpha
+    if picture.alpha is not None:
+        assert np.array_equal(picture.alpha, np.rint(pixels[..., 3] / white * 65535).astype(np.uint16))
+
+
+def test_8_bits_of_avif_and_jpeg_2000_stay_8(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.jp2")
+    assert np.array_equal(read_picture(tmp_path / "x.jp2").pixels, pixels)
+    if cv2.haveImageWriter(".avif"):
+        cv2.imwrite(str(tmp_path / "x.avif"), pixels[..., ::-1], [cv2.IMWRITE_AVIF_QUALITY, 100])
+        found = read_picture(tmp_path / "x.avif").pixels
+        assert found.dtype == np.uint8 and np.array_equal(found, pixels)
+
+
 def tiff_of_12_bits() -> bytes:
     """Return two grey pixels, 2048 and 4095."""
     tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 1, 279: 3}
@@ -122,13 +170,25 @@ def tiff_of_12_bits() -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + fields + bytes(4) + b"\x80\x0f\xff"
 
 
+def with_bits(path: Path, bits: tuple[int, ...]) -> None:
+    """Overwrite what a JPEG 2000 says of the bits of each channel, less 1."""
+    content = bytearray(path.read_bytes())
+    first = content.index(b"\xff\x4f\xff\x51") + 42
+    content[first : first + 3 * len(bits) : 3] = bytes(bits)
+    path.write_bytes(content)
+
+
 def unreadable(kind: str, path: Path) -> None:
     if kind == "12 bits":
         path.write_bytes(tiff_of_12_bits())
     elif kind == "signed":
         tifffile.imwrite(path, LEVELS.astype(np.int8), photometric="minisblack")
-    elif kind == "jpeg 2000":
-        Image.fromarray(LEVELS.repeat(3, 0)).save(path, "JPEG2000")
+    elif kind == "grey and alpha":
+        Image.merge("LA", [Image.fromarray(np.zeros((3, 3), np.uint8))] * 2).save(path, "JPEG2000")
+        with_bits(path, (15, 15))
+    elif kind == "mixed":
+        Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(path, "JPEG2000")
+        with_bits(path, (7, 7, 11))
     elif kind == "planes":
         grey_alpha = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         options = {"planarconfig": "separate", "extrasamples": ["unassalpha"], "compression": "zlib"}
@@ -144,7 +204,8 @@ def unreadable(kind: str, path: Path) -> None:
         ("12 bits", "has 12 bits a channel; convert it to 8 or 16 bits"),
         ("signed", "has signed pixels; convert it to unsigned ones of 8 or 16 bits"),
         ("planes", "has grey and alpha in separate planes; convert it to a PNG, or a TIFF without planes"),
-        ("jpeg 2000", "is a JPEG2000 image of 16 bits; convert it to a PNG or TIFF of 16 bits"),
+        ("grey and alpha", "has grey of 16 bits with alpha; convert it to a PNG or TIFF of 16 bits"),
+        ("mixed", "has 8 and 12 bits a channel; convert it to 8 or 16 bits"),
         ("cut planes", "has its channels in separate planes that tifffile does not decode (failed to read 600 bytes"),
     ],
 )
