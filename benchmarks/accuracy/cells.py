@@ -29,6 +29,7 @@ class Protocol:
     static_iters: int = 400
     dynamic_ratio: float = 0.3
     skt_weight: float = 1000 / GREY
+    crop: int = 2
 
 
 PROTOCOL = Protocol()

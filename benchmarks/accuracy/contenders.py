@@ -86,16 +86,14 @@ def _midrise() -> Iterator[Cell]:
 
 
 def _longer() -> Iterator[Cell]:
-    """Yield the pairs of released and recommended recipe at some times the iterations of the networks' budgets."""
-    for network, bits, recommended in (
-        ("SRResNet-64x8", 2, BEST_OF_LARGER[2]),
-        ("RDN-10x3", 4, OF_RDN[-1]),
-        ("RDN-10x3", 2, OF_RDN[-1]),
+    """Yield the pairs of released and recommended recipe at some times the budgets of their networks."""
+    for network, bits, recommended, iterations in (
+        ("SRResNet-64x8", 2, BEST_OF_LARGER[2], LONGER),
+        ("SRResNet-64x8-whole", 2, BEST_OF_LARGER[2], NETWORKS["SRResNet-64x8-whole"].iterations),
+        ("RDN-10x3", 4, OF_RDN[-1], LONGER),
     ):
         for wiring, recipe in (("official", "official"), ("paper", recommended)):
-            yield Cell("ddtb", bits, wiring, recipe, network=network, iterations=LONGER)
-    for wiring, recipe in (("official", "official"), ("paper", BEST_OF_LARGER[2])):
-        yield Cell("ddtb", 2, wiring, recipe, network="SRResNet-64x8-whole")
+            yield Cell("ddtb", bits, wiring, recipe, network=network, iterations=iterations)
 
 
 def _queue() -> Iterator[Cell]:

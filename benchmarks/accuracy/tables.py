@@ -167,10 +167,11 @@ def is_whole(row: Row) -> bool:
 
 
 def budget(network: Network) -> str:
-    """Return the budget of a network's runs in words, where it is not that of protocol P."""
+    """Return the budget of a network's runs in words, and the crop, where they are not those of protocol P."""
+    crop = "" if network.scale == PROTOCOL.crop else f", crop {network.scale}"
     if (network.iterations, network.batch) == (PROTOCOL.iterations, PROTOCOL.batch):
-        return ""
-    return f", {network.iterations} iterations of {network.batch} patches, crop {network.scale}"
+        return crop
+    return f", {network.iterations} iterations of {network.batch} patches{crop}"
 
 
 def document(rows: Sequence[Row]) -> str:
@@ -182,9 +183,9 @@ def document(rows: Sequence[Row]) -> str:
     parts = [
         "# Accuracy under protocol P",
         f"{PROTOCOL.iterations} iterations of {PROTOCOL.batch} LR patches of {PROTOCOL.patch}x{PROTOCOL.patch}, x2, "
-        "Adam, L1 + SKT, from pretrained float weights; Y-PSNR / SSIM, crop 2, last iteration, nothing chosen here. "
-        "`lost` is dB on Set5 to the float network, coverage the share of MACs with two quantized operands, "
-        "M params in 32-bit equivalents, TBOPs for 1280x720, min of CPU time of training. Recipes:",
+        f"Adam, L1 + SKT, from pretrained float weights; Y-PSNR / SSIM, crop {PROTOCOL.crop}, last iteration, nothing "
+        "chosen here. `lost` is dB on Set5 to the float network, coverage the share of MACs with two quantized "
+        "operands, M params in 32-bit equivalents, TBOPs for 1280x720, min of CPU time of training. Recipes:",
         "\n".join(recipes),
     ]
     for network in dict.fromkeys(row.network for row in in_order(whole)):

@@ -35,6 +35,19 @@ def test_rows_survive_and_replace_their_like(tmp_path: Path) -> None:
     assert list(rows) == ["a", "b"] and rows["a"].bits == 4 and np.isnan(rows["a"].size)
 
 
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        ("EDSR-64x8", ""),
+        ("RDN-10x3", ", 500 iterations of 4 patches"),
+        ("SRResNet-64x8", ", 600 iterations of 4 patches, crop 4"),
+        ("SRResNet-64x8-whole", ", crop 4"),
+    ],
+)
+def test_the_page_says_what_departs_from_the_protocol(network: str, text: str) -> None:
+    assert tables.budget(cells.NETWORKS[network]) == text
+
+
 def test_the_page_says_what_a_recipe_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = {"network": "EDSR-32x5", "seed": 1, "iterations": 3000, "minutes": 17.0}
     rows = [row(cell="f", method="float", bits=32, wiring="", recipe="", set5_psnr=37.38, **base)]
