@@ -20,6 +20,7 @@ from srq_nni.errors import DataError
 
 MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N", "P", "PA", "RGB", "RGBA")
 WHITE = 65535
+SIGNED = 128  # the flag beside the bits of a channel in JPEG 2000
 TURNED = range(2, 9)  # orientations of EXIF but for 1, upright
 
 
@@ -132,6 +133,8 @@ def _layout_of_codestream(path: Path, kind: str, mode: str, channels: int) -> La
     bits = set(_BITS_OF[kind](path.read_bytes()))
     if max(bits, default=8) <= 8:
         return Layout(False, channels)
+    if max(bits) > SIGNED:
+        raise DataError(f"'{path}' has signed pixels; convert it to unsigned ones of 8 or 16 bits")
     if len(bits) > 1 or max(bits) > 16:
         named = " and ".join(str(count) for count in sorted(bits))
         raise DataError(f"'{path}' has {named} bits a channel; convert it to 8 or 16 bits")
@@ -147,10 +150,10 @@ def _bits_of_avif(content: bytes) -> list[int]:
 
 
 def _bits_of_jpeg_2000(content: bytes) -> list[int]:
-    """Return the bits of each component, which SIZ names less 1 beside a flag of the sign (ISO 15444-1, A.5.1)."""
+    """Return the bits of each component, and ``SIGNED`` more where it is signed (ISO 15444-1, A.5.1)."""
     start = content.index(b"\xff\x4f\xff\x51")
     count = int.from_bytes(content[start + 40 : start + 42], "big")
-    return [(bits & 0x7F) + 1 for bits in content[start + 42 : start + 42 + 3 * count : 3]]
+    return [bits + 1 for bits in content[start + 42 : start + 42 + 3 * count : 3]]
 
 
 _BITS_OF = {"AVIF": _bits_of_avif, "JPEG2000": _bits_of_jpeg_2000}

@@ -186,6 +186,9 @@ def unreadable(kind: str, path: Path) -> None:
     elif kind == "grey and alpha":
         Image.merge("LA", [Image.fromarray(np.zeros((3, 3), np.uint8))] * 2).save(path, "JPEG2000")
         with_bits(path, (15, 15))
+    elif kind == "signed jpeg 2000":
+        Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(path, "JPEG2000")
+        with_bits(path, (128 + 15,) * 3)
     elif kind == "mixed":
         Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(path, "JPEG2000")
         with_bits(path, (7, 7, 11))
@@ -205,6 +208,7 @@ def unreadable(kind: str, path: Path) -> None:
         ("signed", "has signed pixels; convert it to unsigned ones of 8 or 16 bits"),
         ("planes", "has grey and alpha in separate planes; convert it to a PNG, or a TIFF without planes"),
         ("grey and alpha", "has grey of 16 bits with alpha; convert it to a PNG or TIFF of 16 bits"),
+        ("signed jpeg 2000", "has signed pixels; convert it to unsigned ones of 8 or 16 bits"),
         ("mixed", "has 8 and 12 bits a channel; convert it to 8 or 16 bits"),
         ("cut planes", "has its channels in separate planes that tifffile does not decode (failed to read 600 bytes"),
     ],
