@@ -72,8 +72,8 @@ def run(emulated: dict[str, str], *command: str | Path) -> tuple[str, other_cpu.
 def was_emulated(cpu: str, computed: other_cpu.Computed) -> bool:
     """Whether the engines asked for the CPU, and what this machine lacks of it was computed."""
     lacks = not cpu_flags() >= other_cpu.CPUS[cpu] - other_cpu.CLAIMED
-    least = 100_000 if other_cpu.AMX & other_cpu.CPUS[cpu] else 1_000_000  # one on tiles does as much as 128 on vectors
-    return computed.answers > 0 and (computed.instructions > least or not lacks)
+    # the five tests of products take 345,680 on vectors; one on tiles does as much as 128 of these
+    return computed.answers > 0 and (computed.instructions > 100_000 or not lacks)
 
 
 def test_every_form_of_the_instructions_is_plain_arithmetic(emulated: dict[str, str], tmp_path: Path) -> None:
