@@ -11,11 +11,13 @@ from recipes import (
     BEST_OF_LARGER,
     DISTILLED,
     MIDRISE,
+    OF_7_BIT_WEIGHTS,
     OF_CHANNELS,
     OF_MIDRISE,
     OF_MIDRISE_AND_ABSOLUTE,
     POST_TRAINING,
     RATES_OF_LARGER,
+    SEVEN_BIT_WEIGHTS,
     WITH_SKIPS,
 )
 
@@ -87,6 +89,15 @@ def _midrise() -> Iterator[Cell]:
         yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE, seed=seed)
 
 
+def _without_vnni() -> Iterator[Cell]:
+    """Yield the cells of widths that every CPU multiplies exactly."""
+    for recipe in ("least error", "least error, PAMS"):
+        yield Cell("ptq", 7, recipe=recipe)
+    for recipe in SEVEN_BIT_WEIGHTS:
+        yield Cell("ptq", 8, recipe=recipe)
+    yield Cell("ddtb", 8, recipe=OF_7_BIT_WEIGHTS)
+
+
 def _longer() -> Iterator[Cell]:
     """Yield the pairs of released and recommended recipe at some times the budgets of their networks."""
     for network, bits, recommended, iterations in (
@@ -124,6 +135,7 @@ def _queue() -> Iterator[Cell]:
         yield Cell(method, bits, recipe=ABSOLUTE[bits])
     yield from _midrise()
     yield from _longer()
+    yield from _without_vnni()
     for bits in (4, 2):
         for recipe in OF_RDN:
             yield whole(bits, recipe, "RDN-10x3")

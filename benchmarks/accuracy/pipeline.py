@@ -57,11 +57,10 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
     """
     recipe = RECIPES[cell.recipe]
     share = cell.iterations / protocol.iterations
-    quantization = {"quantizer": cell.method, "bits": cell.bits, "wiring": cell.wiring}
     phases = {"calibration_iters": round(share * protocol.calibration_iters)}
     if cell.method == "ddtb":
         phases |= {"static_iters": round(share * protocol.static_iters), "dynamic_ratio": protocol.dynamic_ratio}
-    block = {**phases, **recipe.quantization, **quantization}
+    block = {**phases, "bits": cell.bits, **recipe.quantization, "quantizer": cell.method, "wiring": cell.wiring}
     if network.preset:  # what QuantSRModel would find by the type of network_g
         block = apply_profile({"feature": network.feature, **block}, network.preset)
     train = {

@@ -12,7 +12,8 @@ class Recipe:
     """How a contender is trained.
 
     Attributes:
-        quantization: keys of the ``quantization`` block beside quantizer, bits and wiring.
+        quantization: keys of the ``quantization`` block beside quantizer and wiring; ``bits`` only where weights and
+            activations have not the same.
         train: keys of the ``train`` block that replace those of protocol P.
         note: what departs from protocol P, in words.
     """
@@ -33,6 +34,7 @@ MAE = {"calibration": "mae", "weight_range": "learned"}
 PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
 MIDRISE = {"calibration": "mse", "weight_range": "learned_midrise"}
 MAE_MIDRISE = {"calibration": "mae", "weight_range": "learned_midrise"}
+WITHOUT_VNNI = {"weight": 7, "activation": 8}  # no two products of these bytes leave int16
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
     "least error": LEAST_ERROR,
@@ -43,6 +45,10 @@ POST_TRAINING = {
     "least error, PAMS": {"quantizer": "pams", **LEAST_ERROR},
     "least error, weights from the percentile": {"calibration": "mse", "weight_range": "percentile"},
     "least error, bounds from the percentile": {"calibration": "percentile", "weight_range": "mse"},
+}
+SEVEN_BIT_WEIGHTS = {
+    f"{name}, weights of 7 bits": {**POST_TRAINING[name], "bits": WITHOUT_VNNI}
+    for name in ("least error", "least error, PAMS")
 }
 # A quarter of the L1 loss against the truth, three against the teacher.
 DISTILL = {
@@ -132,11 +138,14 @@ RECIPES = {
                 )
                 for lr in ("2e-3", "1e-3")
             },
+            "distilled, learned steps, weights of 7 bits, lr 2e-5": distilled(
+                {**LEARNED, "bits": WITHOUT_VNNI}, "2e-5", "the defaults, but weights of 7 bits"
+            ),
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
             "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
         }.items()
     },
-    **{name: Recipe(quantization) for name, quantization in POST_TRAINING.items()},
+    **{name: Recipe(quantization) for name, quantization in {**POST_TRAINING, **SEVEN_BIT_WEIGHTS}.items()},
     "no-skt": Recipe(
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
@@ -151,6 +160,7 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
 }
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
 OF_MIDRISE = {bits: f"recommended, distilled, mid-rise, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
+OF_7_BIT_WEIGHTS = "recommended, distilled, learned steps, weights of 7 bits, lr 2e-5"
 OF_MIDRISE_AND_ABSOLUTE = "recommended, distilled, mid-rise, least absolute error, lr 2e-3"
 ABSOLUTE = {bits: f"recommended, distilled, least absolute error, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
 BEST, BEST_OF_LARGER = (
