@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from srq_nni.compression.options import QuantizationOptions, options_from
+from srq_nni.compression.options import Bits, QuantizationOptions, bits_of, options_from
 from srq_nni.compression.presets import BOTH, Preset, find_preset
 from srq_nni.compression.profiles import SWITCHES, default_of, range_key
 from srq_nni.errors import OptionError
@@ -107,10 +108,15 @@ def _body_entries(options: QuantizationOptions, preset: Preset) -> list[dict[str
 
 
 def _entry(
-    options: QuantizationOptions, preset: Preset, patterns: list[str], targets: Sequence[str], bits: int | None = None
+    options: QuantizationOptions,
+    preset: Preset,
+    patterns: list[str],
+    targets: Sequence[str],
+    bits: int | Bits | None = None,
 ) -> dict[str, Any]:
-    """Return one entry; ``bits`` of both tensors where they are not those of the body."""
+    """Return one entry; ``bits`` of its tensors where they are not those of the body."""
     method = METHODS[options.quantizer]
+    width = options.bits_of if bits is None else partial(bits_of, bits)
     settings = {}
     for target in targets:
         allowed = method.weight_options if target == WEIGHT else method.activation_options
@@ -121,10 +127,10 @@ def _entry(
         reads = "percentile" in allowed and given[how] in ("percentile", "official")
         given["percentile"] = (options.percentile or published) if reads else None
         chosen = {key: value for key, value in given.items() if value not in (None, default_of(key, method.name))}
-        settings[target] = {"quant_dtype": f"int{bits or options.bits_of(target)}", **chosen}
+        settings[target] = {"quant_dtype": f"int{width(target)}", **chosen}
     return {
         "op_names_re": patterns,
         "target_names": list(targets),
-        "quant_dtype": f"int{bits or options.bits_of(INPUT)}",
+        "quant_dtype": f"int{width(INPUT)}",
         "target_settings": settings,
     }

@@ -63,6 +63,13 @@ class Bits(BaseModel):
     """Bits of the activations, 2 to 8."""
 
 
+def bits_of(bits: int | Bits, target: str) -> int:
+    """Return the bit width of a target, where both may have the same."""
+    if isinstance(bits, int):
+        return bits
+    return bits.weight if target == WEIGHT else bits.activation
+
+
 class QuantizationOptions(BaseModel):
     """What is quantized, how and to how many bits. Delete the block and set ``model_type: SRModel``: float training.
 
@@ -84,10 +91,11 @@ class QuantizationOptions(BaseModel):
     released code; not for engines)."""
     student: Annotated[str, _one_of(CHOICES["student"])] = default_of("student")
     """Whether the network starts from the weights of path: pretrain_network_g (float), or from random ones (random)."""
-    head: BitWidth | None = None
-    """Bits of the convolutions before the body, 2 to 8; floating point if missing, as in both papers."""
-    tail: BitWidth | None = None
-    """Bits of those after it (last body convolution, upsampler, output), 2 to 8; a float tail bounds the speed."""
+    head: BitWidth | Bits | None = None
+    """Bits of the convolutions before the body, as bits has them; floating point if missing, as in both papers."""
+    tail: BitWidth | Bits | None = None
+    """Bits of those after it (last body convolution, upsampler, output), as bits has them; a float tail bounds the
+    speed."""
     skip: BitWidth | None = None
     """Bits of the skips and of the branches added to them, 2 to 8, where the wiring quantizes them (deploy, tensorrt);
     those of the activations if missing. Few bits there cost most of the PSNR, and engines store 8 bits anyway."""
@@ -124,19 +132,20 @@ class QuantizationOptions(BaseModel):
     feature: Annotated[str, Field(min_length=1)] | None = None
     """Module whose input SKT compares; the preset's if missing."""
 
-    @field_validator("bits", mode="before")
+    @field_validator("bits", "head", "tail", mode="before")
     @classmethod
-    def _bits_in_range(cls, bits: Any) -> Any:
+    def _bits_in_range(cls, bits: Any, info: ValidationInfo) -> Any:
+        key = str(info.field_name)
         if not isinstance(bits, Mapping):
-            return check_bits(bits)
+            return None if bits is None and key != "bits" else check_bits(bits, name=key)
         if set(bits) != {"weight", "activation"}:
-            raise OptionError(f"bits: keys {listing(bits)} are not allowed; give both 'weight' and 'activation'")
-        return {tensor: check_bits(width, name=f"bits.{tensor}") for tensor, width in bits.items()}
+            raise OptionError(f"{key}: keys {listing(bits)} are not allowed; give both 'weight' and 'activation'")
+        return {tensor: check_bits(width, name=f"{key}.{tensor}") for tensor, width in bits.items()}
 
-    @field_validator("head", "tail", "skip", mode="before")
+    @field_validator("skip", mode="before")
     @classmethod
-    def _own_bits_in_range(cls, bits: Any, info: ValidationInfo) -> Any:
-        return None if bits is None else check_bits(bits, name=str(info.field_name))
+    def _skip_in_range(cls, bits: Any) -> Any:
+        return None if bits is None else check_bits(bits, name="skip")
 
     @field_validator("quantizer")
     @classmethod
@@ -188,9 +197,7 @@ class QuantizationOptions(BaseModel):
     def bits_of(self, target: str) -> int:
         """Return the bit width that ``bits`` gives a target; not for options with a config_list."""
         assert self.bits is not None
-        if isinstance(self.bits, int):
-            return self.bits
-        return self.bits.weight if target == WEIGHT else self.bits.activation
+        return bits_of(self.bits, target)
 
 
 def options_from(block: Mapping[str, Any]) -> QuantizationOptions:

@@ -188,12 +188,35 @@ def test_head_and_tail_are_all_that_the_body_leaves(arch: str, scale: int) -> No
     assert inputs == quantized
 
 
-def test_head_and_tail_are_checked() -> None:
+def test_head_and_tail_have_widths_of_weights_and_of_activations() -> None:
+    network = expose_sites(build_float({**SMALL["EDSR"], "type": "EDSR", "upscale": 2}))
+    entries = srq_nni.config_list(network, "pams", 4, head=8, tail={"weight": 7, "activation": 8})
+    sites = quantization_sites(network, entries, "pams")
+    widths = {(site.module, site.target): site.bits for site in sites}
+    assert widths["conv_first", WEIGHT] == widths["conv_first", INPUT] == 8
+    assert (widths["conv_last", WEIGHT], widths["conv_last", INPUT]) == (7, 8)
+    assert (widths["upsample.0", WEIGHT], widths["upsample.0", INPUT]) == (7, 8)
+    assert {bits for (module, _), bits in widths.items() if module.startswith("body.")} == {4}
+
+
+@pytest.mark.parametrize(
+    ("tail", "sentence"),
+    [
+        (9, "tail: 9 is not a bit width that can be quantized to; give an integer from 2 to 8"),
+        ({"weight": 7}, "tail: keys weight are not allowed; give both 'weight' and 'activation'"),
+        (
+            {"weight": 7, "activation": 9},
+            "tail.activation: 9 is not a bit width that can be quantized to; give an integer from 2 to 8",
+        ),
+    ],
+)
+def test_head_and_tail_are_checked(tail: int | dict[str, int], sentence: str) -> None:
     with pytest.raises(OptionError) as error:
-        srq_nni.config_list("EDSR", "pams", 4, tail=9)
-    assert str(error.value) == (
-        "quantization: tail: 9 is not a bit width that can be quantized to; give an integer from 2 to 8"
-    )
+        srq_nni.config_list("EDSR", "pams", 4, tail=tail)
+    assert str(error.value) == f"quantization: {sentence}"
+
+
+def test_head_and_skip_have_no_effect_beside_a_config_list() -> None:
     for key, named in (("head", "convolutions"), ("skip", "modules")):
         with pytest.raises(OptionError) as error:
             options_from({"quantizer": "pams", "config_list": [{"op_names": ["body"]}], key: 8})

@@ -21,7 +21,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def quantized(arch: str, method: str, bits: int, wiring: str, *, gated: bool = False, **options: Any) -> nn.Module:
+def quantized(
+    arch: str, method: str, bits: int | dict[str, int], wiring: str, *, gated: bool = False, **options: Any
+) -> nn.Module:
     """Return a calibrated network from seed 0; every second quantizer of a ``gated`` one has a gate that is applied.
 
     Batch norms get statistics as training leaves them: with mean 0 and variance 1 sums of codes stay on a coarse grid,

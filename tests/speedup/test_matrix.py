@@ -95,6 +95,28 @@ def test_8_bits(engine: str, arch: str, method: str, wiring: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("arch", "method", "wiring", "gated"),
+    [
+        pytest.param(*cell, gated, marks=() if cell[2] == "deploy" and not gated else pytest.mark.slow)
+        for cell in CELLS
+        for gated in (False, True)[: 1 + (cell[1] == "ddtb")]
+    ],
+)
+def test_weights_of_7_bits_beside_activations_of_8_lose_nothing_on_any_cpu(
+    engine: str, arch: str, method: str, wiring: str, gated: bool, tmp_path: Path
+) -> None:
+    """Two products, 255 * 64 each at most, fit int16; what is left are ties, as with VNNI."""
+    network = quantized(arch, method, {"weight": 7, "activation": 8}, wiring, gated=gated)
+    error, promised, ran = compare(engine, network, tmp_path)
+    assert promised == ran
+    proto, _ = build_graph(network, ENGINE_RULES[engine])
+    assert inexact_without_vnni(proto, ENGINE_RULES[engine]) == ()
+    assert error.max() < 1
+    assert (error > 0.01).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("method", ["pams", "ddtb"])
 @pytest.mark.parametrize(
     ("weight_range", "bits"),
