@@ -120,7 +120,7 @@ ENGINES = {
         guards_groups=True,
         shuffles_codes=True,
         without_vnni="{count} of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products "
-        "of wide codes. With bits: {{weight: 7, activation: 8}} they are exact on all.",
+        "of wide codes. With {{weight: 7, activation: 8}} as their bits they are exact on all.",
     ),
     "onnxruntime": EngineRules(
         "onnxruntime",
@@ -132,8 +132,8 @@ ENGINES = {
         hoists_quantizers=True,
         shuffles_codes=True,
         without_vnni="{count} of them saturate on CPUs without VNNI, unless the session has "
-        "session.x64quantprecision=1, as ModelSpeedupONNXRuntime sets it, which takes time. With bits: "
-        "{{weight: 7, activation: 8}} none does.",
+        "session.x64quantprecision=1, as ModelSpeedupONNXRuntime sets it, which takes time. With "
+        "{{weight: 7, activation: 8}} as their bits none does.",
     ),
     "tensorrt": EngineRules(
         "tensorrt",

@@ -26,7 +26,8 @@ FLOAT_PRECISIONS = {FLOAT32: "f32", BFLOAT16: "bf16", BFLOAT16_TAIL: "f32"}
 RUNTIME_KEYS = ("layerType", "runtimePrecision", "primitiveType")
 LOSSY_NOTE = (
     "This CPU has no VNNI, without which {count} convolution(s) are not exact: oneDNN halves and rounds the weights of "
-    "int8 inputs, and uint8 inputs beyond 127 may saturate. With bits: {{weight: 7, activation: 8}} they are exact."
+    "int8 inputs, and uint8 inputs beyond 127 may saturate. With {{weight: 7, activation: 8}} as their bits they are "
+    "exact."
 )
 GEMM = "jit_gemm"  # kernels of some groups, as of 6 channels, which multiply bytes without AVX-VNNI
 GEMM_NOTE = (

@@ -27,9 +27,9 @@ from tests.speedup.networks import edsr, photo, psnr, quantize
 ENGINES = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
 ENGINE_NOTES = {
     "openvino": "1 of them are exact only on CPUs with VNNI or AMX: older ones round or saturate products of wide "
-    "codes. With bits: {weight: 7, activation: 8} they are exact on all.",
+    "codes. With {weight: 7, activation: 8} as their bits they are exact on all.",
     "onnxruntime": "1 of them saturate on CPUs without VNNI, unless the session has session.x64quantprecision=1, as "
-    "ModelSpeedupONNXRuntime sets it, which takes time. With bits: {weight: 7, activation: 8} none does.",
+    "ModelSpeedupONNXRuntime sets it, which takes time. With {weight: 7, activation: 8} as their bits none does.",
 }
 STEP = 2.0**-7
 logger = logging.getLogger(__name__)
@@ -238,8 +238,8 @@ def test_openvino_without_vnni_halves_wide_weights_and_says_so(tmp_path: Path) -
         pytest.skip("this CPU has VNNI, or is no x86")
     assert notes == (
         f"This CPU has no VNNI, without which {len(lossy)} convolution(s) are not exact: oneDNN halves and rounds the "
-        "weights of int8 inputs, and uint8 inputs beyond 127 may saturate. With bits: {weight: 7, activation: 8} they "
-        "are exact.",
+        "weights of int8 inputs, and uint8 inputs beyond 127 may saturate. With {weight: 7, activation: 8} as "
+        "their bits they are exact.",
     )
     simulator = integer_simulator(network)
     halved = integer_simulator(network)
