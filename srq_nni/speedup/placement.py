@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from srq_nni.speedup.integers import IntegerNetwork
@@ -11,12 +12,13 @@ from srq_nni.speedup.markers import ACTIVATION, DOMAIN
 
 
 class Placement:
-    """Producers and consumers of the tensors of a graph that still has its markers."""
+    """Producers and consumers of the tensors of a graph that still has its markers, whatever becomes of it."""
 
     def __init__(self, graph: Any) -> None:
-        self._producers = {output: node for node in graph.node for output in node.output}
+        nodes = [copy.deepcopy(node) for node in graph.node]  # as they are now; writing renames what they read
+        self._producers = {output: node for node in nodes for output in node.output}
         self._consumers: dict[str, list[Any]] = {}
-        for node in graph.node:
+        for node in nodes:
             for name in node.input:
                 self._consumers.setdefault(name, []).append(node)
 

@@ -41,7 +41,6 @@ class QDQWriter:
         self._shuffles: dict[str, Any] = {}  # of a marker's output -> the DepthToSpace of its codes
         self._constants: set[str] = set()
         self._unsigned: set[str] = set()  # names of quantizers
-        self._halved: set[str] = set()  # outputs of weight markers
 
     def write(self, integers: IntegerNetwork, weights: Mapping[str, torch.Tensor]) -> None:
         """Write ``integers``; ``weights`` are the float weights of its layers, by the same names.
@@ -55,8 +54,6 @@ class QDQWriter:
             self._shuffles = take_over_pixel_shuffles(self.graph, integers)
         placement = Placement(self.graph)
         self._unsigned = self._inputs_better_unsigned(integers, placement)
-        # Before anything is written: that changes what the nodes between a quantizer and a layer read.
-        self._halved = {node.output[0] for node in self._weights() if self._may_be_halved(node, integers, placement)}
         missing = {name for name, layer in integers.layers.items() if layer.weight is not None}
         owners: dict[str, str] = {}  # of a weight marker's output -> the layer
         for node in list(self.graph.node):
@@ -65,7 +62,8 @@ class QDQWriter:
                 if node.op_type == WEIGHT:
                     missing.discard(name)
                     owners[node.output[0]] = name
-                    self._names[node.output[0]] = self._weight(integers.layers[name], node.output[0] in self._halved)
+                    halved = self._may_be_halved(node, integers, placement)
+                    self._names[node.output[0]] = self._weight(integers.layers[name], halved)
                 else:
                     assert node.op_type == ACTIVATION
                     self._activation(node, integers.activations[name], placement.is_nonnegative(node.input[0]))
@@ -183,7 +181,7 @@ class QDQWriter:
         """Return the quantizers before weights that an engine would round or saturate, but not with uint8."""
         better: set[str] = set()
         worse: set[str] = set()
-        for weight in self._weights():
+        for weight in [node for node in self.graph.node if node.domain == DOMAIN and node.op_type == WEIGHT]:
             if not self._may_be_halved(weight, integers, placement):
                 continue
             layer = integers.layers[_name(weight)]
@@ -199,10 +197,6 @@ class QDQWriter:
                     elif odd or saturates_as_int8(stored, activation.grid.maximum):
                         better.add(activation.name)
         return better - worse
-
-    def _weights(self) -> list[Any]:
-        """Return the weight markers."""
-        return [node for node in self.graph.node if node.domain == DOMAIN and node.op_type == WEIGHT]
 
     def _may_be_halved(self, weight: Any, integers: IntegerNetwork, placement: Placement) -> bool:
         """Whether an engine that halves the weights of int8 x int8 convolutions does so with this one."""
