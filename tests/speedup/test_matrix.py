@@ -12,8 +12,9 @@ from srq_nni.speedup import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, integ
 from srq_nni.speedup.byte_products import has_vnni, inexact_without_vnni
 from srq_nni.speedup.engine_rules import ENGINES as ENGINE_RULES
 from srq_nni.speedup.graph import build_graph
+from srq_nni.speedup.ties import explain_difference
 from tests.speedup.architectures import ARCHITECTURES, quantized
-from tests.speedup.networks import difference, photo_away_from_ties
+from tests.speedup.networks import difference, photo, photo_away_from_ties
 
 ENGINES = {"openvino": ModelSpeedupOpenVINO, "onnxruntime": ModelSpeedupONNXRuntime}
 WIRINGS = ("paper", "deploy", "official", "tensorrt")
@@ -110,10 +111,22 @@ def test_weights_of_7_bits_beside_activations_of_8_lose_nothing_on_any_cpu(
     network = quantized(arch, method, {"weight": 7, "activation": 8}, wiring, gated=gated)
     error, promised, ran = compare(engine, network, tmp_path)
     assert promised == ran
+    assert gated or ran == IN_INTEGERS[engine, arch][WIRINGS.index(wiring)]
     proto, _ = build_graph(network, ENGINE_RULES[engine])
     assert inexact_without_vnni(proto, ENGINE_RULES[engine]) == ()
     assert error.max() < 1
     assert (error > 0.01).float().mean() < 0.05
+    assert explain_difference(network, photo(), engine, threads=1).kind in ("exact", "tie")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_of_7_bits_without_a_level_at_0_are_listed(engine: str) -> None:
+    """Their odd codes reach 127."""
+    pytest.importorskip("onnx")
+    bits = {"weight": 7, "activation": 8}
+    network = quantized("EDSR", "pams", bits, "deploy", weight_range="learned_midrise")
+    proto, _ = build_graph(network, ENGINE_RULES[engine])
+    assert inexact_without_vnni(proto, ENGINE_RULES[engine])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
