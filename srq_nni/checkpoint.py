@@ -43,6 +43,7 @@ OTHER_FILES = {".onnx": "it is an ONNX file", ".yml": "it is an option file", ".
 TRAINING_ONLY = (
     "calibration",
     "gate_gradient",
+    "gate_start",
     "dynamic_ratio",
 )  # settings of an entry that do not change what the network computes
 

@@ -34,6 +34,7 @@ MAE = {"calibration": "mae", "weight_range": "learned"}
 PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
 MIDRISE = {"calibration": "mse", "weight_range": "learned_midrise"}
 MAE_MIDRISE = {"calibration": "mae", "weight_range": "learned_midrise"}
+NEUTRAL_GATES = {**LEARNED, "gate_start": "neutral"}  # all others start at random, see pipeline.options
 WITHOUT_VNNI = {"weight": 7, "activation": 8}  # no two products of these bytes leave int16
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
@@ -138,6 +139,10 @@ RECIPES = {
                 )
                 for lr in ("2e-3", "1e-3")
             },
+            **{
+                f"distilled, neutral gates, lr {lr}": distilled(NEUTRAL_GATES, lr, "the defaults with neutral gates")
+                for lr in ("2e-3", "1e-3", "5e-4", "2e-5")
+            },
             "distilled, learned steps, weights of 7 bits, lr 2e-5": distilled(
                 {**LEARNED, "bits": WITHOUT_VNNI}, "2e-5", "the defaults, but weights of 7 bits"
             ),
@@ -160,6 +165,7 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
 }
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
 OF_MIDRISE = {bits: f"recommended, distilled, mid-rise, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
+OF_NEUTRAL_GATES = {bits: f"recommended, distilled, neutral gates, lr {rate}" for bits, rate in BEST_RATES.items()}
 OF_7_BIT_WEIGHTS = "recommended, distilled, learned steps, weights of 7 bits, lr 2e-5"
 OF_MIDRISE_AND_ABSOLUTE = "recommended, distilled, mid-rise, least absolute error, lr 2e-3"
 ABSOLUTE = {bits: f"recommended, distilled, least absolute error, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}

@@ -40,8 +40,8 @@ def config_list(
         wiring: ``paper`` (the default), ``deploy``, ``tensorrt`` or ``official`` (the default with
             ``profile="official"``).
         options: ``head``, ``tail``, ``skip``, ``profile``, ``calibration``, ``percentile``, ``limit_levels``,
-            ``weight_range``, ``dynamic_ratio``, ``gate_statistics`` and ``gate_gradient``, as in the ``quantization``
-            block.
+            ``weight_range``, ``dynamic_ratio``, ``gate_statistics``, ``gate_gradient`` and ``gate_start``, as in the
+            ``quantization`` block.
 
     Raises:
         OptionError: for an unknown architecture, method, wiring, option or bit width, and for an option that says

@@ -35,11 +35,12 @@ BESIDE_CONFIG_LIST = {
     "skip": "name the modules there",
     **{key: "give it in target_settings there" for key, switch in SWITCHES.items() if switch.per_tensor},
 }
-GATE_KEYS = ("static_iters", "dynamic_ratio", "gate_loss_weight", "gate_statistics", "gate_gradient")
+GATE_KEYS = ("static_iters", "dynamic_ratio", "gate_loss_weight", "gate_statistics", "gate_gradient", "gate_start")
 CHOICES = {
     "student": ("float", "random"),
     "gate_statistics": ("per_sample", "official"),
     "gate_gradient": ("straight_through", "official"),
+    "gate_start": ("neutral", "random"),
     "observed_weights": ("float", "quantized"),
 }
 CALIBRATIONS = {"pams": PAMSActivation.CALIBRATIONS, "ddtb": DDTBActivation.CALIBRATIONS}
@@ -115,6 +116,8 @@ class QuantizationOptions(BaseModel):
     """Minimum and maximum that a gate sees: of each image (per_sample) or of the whole batch (official) (ddtb only)."""
     gate_gradient: Annotated[str, _one_of(CHOICES["gate_gradient"])] = default_of("gate_gradient")
     """straight_through trains all parameters of a gate, official its last convolution (ddtb only)."""
+    gate_start: Annotated[str, _one_of(CHOICES["gate_start"])] = default_of("gate_start")
+    """neutral starts a gate where it leaves the bounds as they are, random as the released code does (ddtb only)."""
     gate_loss_weight: Number = Field(default=default_of("gate_loss_weight"), ge=0)
     """Weight of the regulariser that holds the gates, for images in [0, 1] (ddtb only)."""
     percentile: Annotated[Number, Field(gt=50, le=100)] | None = default_of("percentile")

@@ -89,8 +89,8 @@ def start_bounds_and_gates(model: nn.Module, ratio: float) -> list[str]:
     set_bounds_from_statistics(model)
     quantizers = ddtb_quantizers(model)
     chosen = choose_gated(model, ratio)
-    for name in chosen:
-        quantizers[name].add_gate(Gate(int(quantizers[name].channels)))
+    for quantizer in (quantizers[name] for name in chosen):
+        quantizer.add_gate(Gate(int(quantizer.channels), start=quantizer.gate_start))
     return chosen
 
 

@@ -91,6 +91,12 @@ SWITCHES: dict[str, Switch] = {
         ddtb=("straight_through", "official"),
         per_tensor=True,
     ),
+    "gate_start": Switch(
+        "a gate opens where it leaves the bounds as they are; released: at random, which few small steps do not undo",
+        ddtb=("neutral", "random"),
+        before={"ddtb": "random"},
+        per_tensor=True,
+    ),
     "gate_loss_weight": Switch("released: 1 for images in [0, 255]", ddtb=(1 / 255, 1 / 255)),
     "observed_weights": Switch(
         "dynamic intensity is that of the float network; released: RDN's weights stay quantized meanwhile",

@@ -10,7 +10,7 @@ from torch import nn
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization import calibration as statistics
 from srq_nni.quantization.fake_quantize import ddtb_codes, ddtb_quantize, pams_quantize
-from srq_nni.quantization.gate import Gate, Gradient, Statistics, bound_factors
+from srq_nni.quantization.gate import Gate, Gradient, Start, Statistics, bound_factors
 from srq_nni.quantization.grid import MIN_WIDTH, IntegerGrid, check_bits, choice, computable, switch, symmetric_maximum
 from srq_nni.quantization.least_error import CALIBRATION, ERROR_POWERS, least_error_bounds, reconstruction_bound
 from srq_nni.quantization.percentile import PERCENTILE, check_percentile, implied_by
@@ -187,6 +187,7 @@ class DDTBActivation(ActivationQuantizer):
         percentile: M of that start; the lower bound takes 100 - M; 99 if missing.
         limit_levels: see ``ddtb_quantize``.
         gate_statistics, gate_gradient: of a gate that is added; see ``gate_quantize``.
+        gate_start: of the gate that training adds; see ``Gate``.
     """
 
     CALIBRATIONS = ("mae", "mse", "percentile", "official")
@@ -202,12 +203,14 @@ class DDTBActivation(ActivationQuantizer):
         limit_levels: bool = True,
         gate_statistics: Statistics = "per_sample",
         gate_gradient: Gradient = "straight_through",
+        gate_start: Start = "neutral",
     ) -> None:
         super().__init__(bits)
         start = implied_by(percentile, CALIBRATION) if calibration is None else calibration
         self.calibration = choice("calibration", start, self.CALIBRATIONS)
         self.gate_statistics: Statistics = choice("gate_statistics", gate_statistics, get_args(Statistics))
         self.gate_gradient: Gradient = choice("gate_gradient", gate_gradient, get_args(Gradient))
+        self.gate_start: Start = choice("gate_start", gate_start, get_args(Start))
         self.percentile = check_percentile(PERCENTILE if percentile is None else percentile)
         self.limit_levels = switch("limit_levels", limit_levels)
         self.upper = nn.Parameter(torch.full((1,), INITIAL_BOUND))

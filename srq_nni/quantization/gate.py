@@ -14,9 +14,11 @@ from srq_nni.quantization.grid import IntegerGrid, symmetric_maximum
 
 GATE_BITS = 2
 HIDDEN = 32
+NEUTRAL = 0.01  # of the size of random weights: logits of some thousandths, which training can still turn over
 
 Statistics = Literal["per_sample", "official"]
 Gradient = Literal["straight_through", "official"]
+Start = Literal["neutral", "random"]
 
 
 def gate_quantize(
@@ -46,15 +48,26 @@ class Gate(nn.Module):
         channels: C of the activations (N, C, H, W).
         statistics, gradient: see ``gate_quantize``. With the defaults every parameter of the gate gets a gradient and,
             in eval mode, an image's output does not depend on its batch.
+        start: ``neutral`` begins with so small weights of ``expand`` that the bounds stay almost what they are.
+            ``random`` begins with the weights that a convolution starts from, as the released code does; the logits are
+            then some tenths, and the image's bounds move by as much when the gate opens.
     """
 
     def __init__(
-        self, channels: int, *, statistics: Statistics = "per_sample", gradient: Gradient = "straight_through"
+        self,
+        channels: int,
+        *,
+        statistics: Statistics = "per_sample",
+        gradient: Gradient = "straight_through",
+        start: Start = "random",
     ) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, HIDDEN, 1, bias=False)
         self.norm = nn.BatchNorm2d(HIDDEN)
         self.expand = nn.Conv2d(HIDDEN, 2, 1, bias=False)
+        if start == "neutral":
+            with torch.no_grad():
+                self.expand.weight.mul_(NEUTRAL)
         self.statistics: Statistics = statistics
         self.gradient: Gradient = gradient
         self.grids: dict[str, IntegerGrid] | None = None  # of weights that lie on their grids already

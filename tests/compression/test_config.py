@@ -102,7 +102,8 @@ def test_settings_reach_the_quantizer() -> None:
 KEYS = (
     "op_types, op_names, op_names_re, exclude_op_types, exclude_op_names, exclude_op_names_re, "
     "target_names, target_settings, fuse_names, quant_dtype, quant_scheme, granularity, apply_method, "
-    "calibration, percentile, limit_levels, gate_statistics, gate_gradient, dynamic_ratio, weight_range"
+    "calibration, percentile, limit_levels, gate_statistics, gate_gradient, gate_start, dynamic_ratio, "
+    "weight_range"
 )
 NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body.0.shortcut, body.0.branch and 11 more"
 
@@ -163,7 +164,7 @@ NAMES = "conv_first, body, body.0, body.0.conv1, body.0.conv2, body.0.relu, body
             {"op_names": ["conv_first"], "target_settings": {"_input_": {**INT4, "percentil": 99}}},
             "setting 'percentil' of target '_input_' is not known to ddtb; "
             "allowed are quant_dtype, calibration, percentile, limit_levels, gate_statistics, "
-            "gate_gradient, dynamic_ratio; did you mean 'percentile'?",
+            "gate_gradient, gate_start, dynamic_ratio; did you mean 'percentile'?",
         ),
         (
             {"op_names": ["conv_first"], "target_settings": {"weight": {**INT4, "granularity": "per_channel"}}},

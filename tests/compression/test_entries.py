@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
         "config_list entry 0: key 'percentil' is not known; allowed are op_types, op_names, op_names_re, "
         "exclude_op_types, exclude_op_names, exclude_op_names_re, target_names, target_settings, fuse_names, "
         "quant_dtype, quant_scheme, granularity, apply_method, calibration, percentile, limit_levels, "
-        "gate_statistics, gate_gradient, dynamic_ratio, weight_range; "
+        "gate_statistics, gate_gradient, gate_start, dynamic_ratio, weight_range; "
         "did you mean 'percentile'?",
     ),
     "percentile": (

@@ -65,6 +65,7 @@ def test_official_is_what_the_released_code_does() -> None:
         "limit_levels": False,
         "gate_statistics": "official",
         "gate_gradient": "official",
+        "gate_start": "random",
         "gate_loss_weight": pytest.approx(1 / 255),
         "observed_weights": "float",
     }
@@ -130,6 +131,7 @@ def test_beside_a_config_list_the_entries_get_the_switches() -> None:
         "limit_levels": False,
         "gate_statistics": "official",
         "gate_gradient": "official",
+        "gate_start": "random",
         **ENTRY,
     }
     assert options.config_list[1]["limit_levels"] is True
@@ -143,7 +145,7 @@ def test_config_list_knows_profiles() -> None:
     official = srq_nni.config_list("EDSR", "ddtb", 4, profile="official")
     same = srq_nni.config_list(
         "EDSR", "ddtb", 4, "official", calibration="official", limit_levels=False, weight_range="percentile",
-        gate_statistics="official", gate_gradient="official",
+        gate_statistics="official", gate_gradient="official", gate_start="random",
     )  # fmt: skip
     assert official == same
     settings = official[2]["target_settings"]
@@ -154,7 +156,7 @@ def test_config_list_knows_profiles() -> None:
         "weight_range": "percentile",
     }
     assert set(settings[INPUT]) == {
-        "quant_dtype", "calibration", "limit_levels", "gate_statistics", "gate_gradient", "percentile"
+        "quant_dtype", "calibration", "limit_levels", "gate_statistics", "gate_gradient", "gate_start", "percentile"
     }  # fmt: skip
     assert srq_nni.config_list("EDSR", "ddtb", 4, "paper", profile="official")[0]["target_names"] == [INPUT, WEIGHT]
 
@@ -173,7 +175,7 @@ def test_the_quantizers_for_nni_know_profiles(entry: dict[str, Any]) -> None:
     assert len(found) == {"BY_HAND": 2, "BY_WIRING": 6}["BY_HAND" if entry is BY_HAND else "BY_WIRING"]
     for q in found:
         assert (q.calibration, q.limit_levels) == ("official", False)
-        assert (q.gate_statistics, q.gate_gradient) == ("official", "official")
+        assert (q.gate_statistics, q.gate_gradient, q.gate_start) == ("official", "official", "random")
     own = srq_nni.DDTBQuantizer(build_float(EDSR), [{**entry, "calibration": "percentile"}], profile="official")
     assert {q.calibration for q in own.clock.quantizers if isinstance(q, DDTBActivation)} == {"percentile"}
     assert srq_nni.PAMSQuantizer(build_float(EDSR), given, profile="official").options.calibration_iters == 1000
