@@ -15,9 +15,11 @@ from recipes import (
     OF_CHANNELS,
     OF_MIDRISE,
     OF_MIDRISE_AND_ABSOLUTE,
+    OF_NEUTRAL_GATES,
     POST_TRAINING,
     RATES_OF_LARGER,
     SEVEN_BIT_WEIGHTS,
+    TAUGHT,
     WITH_SKIPS,
 )
 
@@ -88,6 +90,16 @@ def _midrise() -> Iterator[Cell]:
     yield Cell("ddtb", 2, recipe=OF_MIDRISE_AND_ABSOLUTE)
 
 
+def _gates_and_teachers() -> Iterator[Cell]:
+    """Yield the cells of gates that start where they change nothing, and of a larger teacher."""
+    for recipe in (TAUGHT[8], OF_NEUTRAL_GATES[8]):
+        yield Cell("ddtb", 8, recipe=recipe)
+    for bits in (2, 4):
+        yield Cell("ddtb", bits, recipe=OF_NEUTRAL_GATES[bits], iterations=ABLATION)
+        yield Cell("ddtb", bits, recipe=TAUGHT[bits], iterations=ABLATION)
+    yield whole(2, "recommended, distilled, neutral gates, lr 5e-4", "SRResNet-64x8")
+
+
 def _without_vnni() -> Iterator[Cell]:
     """Yield the cells of widths that every CPU multiplies exactly."""
     for recipe in ("least error", "least error, PAMS"):
@@ -135,6 +147,7 @@ def _queue() -> Iterator[Cell]:
     yield from _midrise()
     yield from _longer()
     yield from _without_vnni()
+    yield from _gates_and_teachers()
     for bits in (4, 2):
         for recipe in OF_RDN:
             yield whole(bits, recipe, "RDN-10x3")

@@ -91,7 +91,10 @@ def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[
     validation = centres(validation_images(data, scale), scale, QUICK_SIDE)
     if cell.method in nni_quantizers.QUANTIZERS:
         return nni_quantizers.train(cell, described, weights, folder, patches, validation)
-    return train(cell, options(cell, described, weights, folder), folder, patches, validation, scale)
+    name = RECIPES[cell.recipe].teacher
+    teacher = (NETWORKS[name], float_weights(NETWORKS[name], data, folder)) if name else None
+    opt = options(cell, described, weights, folder, teacher=teacher)
+    return train(cell, opt, folder, patches, validation, scale)
 
 
 def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: Path) -> Row:

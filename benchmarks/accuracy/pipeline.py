@@ -50,10 +50,24 @@ class Progress:
             file.write(json.dumps(dataclasses.asdict(self)).encode())
 
 
-def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
+def options(
+    cell: Cell,
+    network: Network,
+    weights: Path,
+    folder: Path,
+    protocol: Protocol = PROTOCOL,
+    teacher: tuple[Network, Path] | None = None,
+) -> dict[str, Any]:
     """Return the BasicSR options of a cell; the YAML of the same run would hold the same keys.
 
     A cell with fewer iterations than the protocol goes through the same phases and schedule, all shorter alike.
+
+    Args:
+        cell: what to train.
+        network, weights: the student, and the float weights that it starts from.
+        folder: of checkpoints.
+        protocol: what the recipe departs from.
+        teacher: another network and its weights, where the recipe has one; the float student if missing.
     """
     recipe = RECIPES[cell.recipe]
     share = cell.iterations / protocol.iterations
@@ -84,10 +98,11 @@ def options(cell: Cell, network: Network, weights: Path, folder: Path, protocol:
         "is_train": True,
         "manual_seed": cell.seed,
         "network_g": dict(network.block),
+        **({"network_t": dict(teacher[0].block)} if teacher else {}),
         "quantization": block,
         "path": {
             "pretrain_network_g": str(weights),
-            "pretrain_network_t": str(weights),
+            "pretrain_network_t": str(teacher[1] if teacher else weights),
             "models": str(folder / "models"),
             "training_states": str(folder / "states"),
         },

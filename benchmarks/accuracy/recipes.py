@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,13 @@ class Recipe:
             activations have not the same.
         train: keys of the ``train`` block that replace those of protocol P.
         note: what departs from protocol P, in words.
+        teacher: name of its network, where it is not the student's own float network.
     """
 
     quantization: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    teacher: str = ""
 
 
 def adam(lr: float) -> dict[str, Any]:
@@ -69,6 +72,12 @@ HOW_DISTILLED = (
 BUT_MSE = "the defaults, but weight_range: mse"
 BUT_MAE = "the defaults, but calibration: mae"
 BUT_MIDRISE = "the defaults, but weight_range: learned_midrise"
+
+
+def taught_by(teacher: str, lr: str) -> Recipe:
+    """Return the recipe whose teacher is another network, without SKT."""
+    own = distilled(NEUTRAL_GATES, lr, f"the defaults with neutral gates; the teacher is {teacher}, no SKT")
+    return dataclasses.replace(own, train={**own.train, "skt_opt": None}, teacher=teacher)
 
 
 def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: str = RATE_OF_BOUNDS) -> Recipe:
@@ -143,6 +152,10 @@ RECIPES = {
                 f"distilled, neutral gates, lr {lr}": distilled(NEUTRAL_GATES, lr, "the defaults with neutral gates")
                 for lr in ("2e-3", "1e-3", "5e-4", "2e-5")
             },
+            **{
+                f"distilled, taught by EDSR 64x8, lr {lr}": taught_by("EDSR-64x8", lr)
+                for lr in ("2e-3", "1e-3", "1e-4")
+            },
             "distilled, learned steps, weights of 7 bits, lr 2e-5": distilled(
                 {**LEARNED, "bits": WITHOUT_VNNI}, "2e-5", "the defaults, but weights of 7 bits"
             ),
@@ -166,6 +179,10 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
 OF_MIDRISE = {bits: f"recommended, distilled, mid-rise, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
 OF_NEUTRAL_GATES = {bits: f"recommended, distilled, neutral gates, lr {rate}" for bits, rate in BEST_RATES.items()}
+TAUGHT = {
+    bits: f"recommended, distilled, taught by EDSR 64x8, lr {rate}"
+    for bits, rate in {2: "2e-3", 4: "1e-3", 8: "1e-4"}.items()
+}
 OF_7_BIT_WEIGHTS = "recommended, distilled, learned steps, weights of 7 bits, lr 2e-5"
 OF_MIDRISE_AND_ABSOLUTE = "recommended, distilled, mid-rise, least absolute error, lr 2e-3"
 ABSOLUTE = {bits: f"recommended, distilled, least absolute error, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}

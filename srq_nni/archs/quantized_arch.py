@@ -68,8 +68,8 @@ class EDSR(edsr_arch.EDSR):
 register_released_order(edsr_arch.EDSR, EDSR)
 
 
-def build_float(network: Mapping[str, Any]) -> nn.Module:
-    """Build a registered network from its ``network_g`` block.
+def build_float(network: Mapping[str, Any], where: str = "network_g") -> nn.Module:
+    """Build a registered network from its block, which messages call ``where``.
 
     Unlike BasicSR's ``build_network`` it does not touch the root logger, which a pipeline must set up first.
 
@@ -80,13 +80,11 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
     name = arguments.pop("type", None)
     if not isinstance(name, str) or name not in ARCH_REGISTRY:
         known = [known for known, _ in ARCH_REGISTRY]
-        raise OptionError(
-            f"network_g: type {name!r} is not known; give a registered network{did_you_mean(name, known)}"
-        )
+        raise OptionError(f"{where}: type {name!r} is not known; give a registered network{did_you_mean(name, known)}")
     for key, value in arguments.items():
         if isinstance(value, int) and value > LARGEST:
-            raise OptionError(f"network_g: {key}: {value} is no size of a network; give a number up to {LARGEST}")
-    _check_numbers(ARCH_REGISTRY.get(name), arguments)
+            raise OptionError(f"{where}: {key}: {value} is no size of a network; give a number up to {LARGEST}")
+    _check_numbers(ARCH_REGISTRY.get(name), arguments, where)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Initializing zero-element tensors")
@@ -94,12 +92,12 @@ def build_float(network: Mapping[str, Any]) -> nn.Module:
     except OptionError:
         raise
     except UserWarning:
-        raise OptionError(f"network_g: it has a layer without channels; give numbers above 0 to {name}") from None
+        raise OptionError(f"{where}: it has a layer without channels; give numbers above 0 to {name}") from None
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise OptionError(f"network_g: {error}; give the arguments of {name}") from None
+        raise OptionError(f"{where}: {error}; give the arguments of {name}") from None
 
 
-def _check_numbers(arch: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> None:
+def _check_numbers(arch: Callable[..., nn.Module], arguments: Mapping[str, Any], where: str) -> None:
     """Check that a number is given where the network has one by default; many would complain in their first forward."""
     if arch.__module__.split(".")[0] not in OWN:  # a stranger's network may know what to do with None
         return
@@ -108,7 +106,7 @@ def _check_numbers(arch: Callable[..., nn.Module], arguments: Mapping[str, Any])
         default = parameters[key].default if key in parameters else None
         if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str | None):
             given = "nothing" if value is None else repr(value)
-            raise OptionError(f"network_g: {key}: {given} is not allowed; give a number, such as the default {default}")
+            raise OptionError(f"{where}: {key}: {given} is not allowed; give a number, such as the default {default}")
 
 
 def insert_quantizers(model: nn.Module, options: QuantizationOptions) -> nn.Module:

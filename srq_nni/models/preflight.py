@@ -20,9 +20,9 @@ from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError
 from srq_nni.models import cpu_distributed
 from srq_nni.models.base import check_base_model
-from srq_nni.models.feature import InputRecorder
 from srq_nni.models.preflight_alias import check_alias, refuse_alias
 from srq_nni.models.preflight_data import check_datasets
+from srq_nni.models.preflight_teacher import check_teacher
 from srq_nni.models.quant_sr_model import check_parallel
 from srq_nni.models.rules import buildable, fits, known, need
 from srq_nni.models.schema import check_kinds
@@ -204,7 +204,7 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
         )
     options = options_from(opt["quantization"])
     network, path = opt["network_g"], opt["path"]
-    model, teacher = build_float(network), build_float(network)
+    model = build_float(network)
     insert_quantizers(model, options)
     if options.quantizer == "ddtb" and options.dynamic_ratio is None:
         find_preset(network["type"])  # it knows the published ratio
@@ -218,14 +218,5 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
         )
     elif not is_train:
         raise OptionError("path: pretrain_network_g is missing; give the checkpoint to test")
-    compared = [key for key in TEACHER_LOSSES if is_train and opt["train"].get(key)]
-    if compared:
-        if not path.get("pretrain_network_t"):
-            raise OptionError(
-                f"train: {compared[0]} compares with a teacher, but path: pretrain_network_t is missing; "
-                f"give the float checkpoint of network_g there, or delete {' and '.join(compared)}"
-            )
-        if "skt_opt" in compared:
-            feature = find_preset(network["type"]).feature if options.feature is None else options.feature
-            InputRecorder(teacher, feature)
-        checkpoint.load_weights(teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))
+    if is_train:
+        check_teacher(opt, options)

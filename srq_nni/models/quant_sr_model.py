@@ -36,7 +36,7 @@ from srq_nni.models.base import DEFAULT_BASE, NetworkBlock, find_base_model
 from srq_nni.models.injected_loss import inject
 from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
-from srq_nni.models.teacher import TEACHER_LOSSES, TeacherLosses
+from srq_nni.models.teacher import TEACHER_LOSSES, TeacherLosses, features_of, teacher_block
 from srq_nni.quantization.calibration import average_batch_statistics, forget_statistics
 from srq_nni.quantization.layers import bounds_of
 
@@ -60,10 +60,10 @@ class QuantSRModel(SRModel):
 
     With the key ``base_model`` it extends that model of BasicSR instead of ``SRModel``: its data, losses, order of
     updates and validation stay, the quantizer's losses join the generator's. Further keys: ``path: pretrain_network_t``
-    (float teacher, the unquantized ``network_g``), ``train: skt_opt`` (loss between its feature and the network's),
-    ``train: distill_opt`` (loss between its output and the network's; ``train: distill_flips``), ``train: optim_q``
-    (learning rate of the bounds: ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of the activations),
-    ``train: amp`` and ``train: channels_last`` (see ``speed.Speed``).
+    (float teacher: ``network_t``, or ``network_g`` without quantizers), ``train: skt_opt`` (loss between its feature
+    and the network's), ``train: distill_opt`` (loss between its output and the network's; ``train: distill_flips``),
+    ``train: optim_q`` (learning rate of the bounds: ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of
+    the activations), ``train: amp`` and ``train: channels_last`` (see ``speed.Speed``).
     """
 
     net_g: nn.Module
@@ -133,15 +133,14 @@ class QuantSRModel(SRModel):
         super().init_training_settings()
 
     def _set_up_teacher(self) -> None:
-        self.teacher = build_float(self.base_network).to(self.device).eval().requires_grad_(False)
+        opt = {**self.opt, "network_g": self.base_network}
+        self.teacher = build_float(teacher_block(opt), "network_t").to(self.device).eval().requires_grad_(False)
         self.speed.place(self.teacher)
         self.load_teacher()
         train, student = self.opt["train"], self.get_bare_model(self.net_g)
-        feature = self.quantization.feature
-        if feature is None and train.get("skt_opt"):
-            feature = find_preset(self.base_network["type"]).feature
+        features = features_of(opt, self.quantization) if train.get("skt_opt") else None
         seed = self.opt.get("manual_seed") or 0
-        self.teacher_losses = TeacherLosses(student, self.teacher, train, feature, self.device, seed)
+        self.teacher_losses = TeacherLosses(student, self.teacher, train, features, self.device, seed)
 
     def load_teacher(self) -> None:
         """Give the teacher its float weights."""

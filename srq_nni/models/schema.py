@@ -102,7 +102,7 @@ class PathBlock(Block):
     pretrain_network_g: Text | None = None
     """Checkpoint to start from: float weights, or a quantized checkpoint of these bits."""
     pretrain_network_t: Text | None = None
-    """Float weights of the teacher, network_g without quantizers; for train: skt_opt and train: distill_opt."""
+    """Float weights of the teacher: network_t, or network_g without quantizers; for train: skt_opt and distill_opt."""
     param_key_g: Text | None = "params"
     """Where the weights are in the checkpoint: params, params_ema, or ~ for a flat file."""
     param_key_t: Text | None = "params"
@@ -259,6 +259,8 @@ class OptionFile(Block):
     """The network, as for float training."""
     network_d: Network | None = None
     """The discriminator of a base_model that has one."""
+    network_t: Network | None = None
+    """The teacher's network, where it is another than network_g: a larger one of the same scale (QuantSRModel)."""
     path: PathBlock
     """Checkpoints to start from; outputs go to experiments/NAME and results/NAME."""
     train: Train | None = None

@@ -9,6 +9,8 @@ import torch
 from basicsr.losses import build_loss
 from torch import nn
 
+from srq_nni.compression.options import QuantizationOptions
+from srq_nni.compression.presets import find_preset
 from srq_nni.models.feature import InputRecorder
 from srq_nni.models.orientation import Orientation
 
@@ -20,6 +22,7 @@ def unused_settings(opt: Mapping[str, Any]) -> list[str]:
     train = opt["train"]
     skt, distill = (bool(train.get(key)) for key in TEACHER_LOSSES)
     unused = {
+        "network_t": (opt.get("network_t"), skt or distill, "skt_opt or distill_opt"),
         "path: pretrain_network_t": (opt["path"].get("pretrain_network_t"), skt or distill, "skt_opt or distill_opt"),
         "train: distill_flips": ("distill_flips" in train, distill, "distill_opt"),
         "quantization: feature": (opt["quantization"].get("feature"), skt, "skt_opt"),
@@ -31,6 +34,24 @@ def unused_settings(opt: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def teacher_block(opt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the block of the teacher's network: ``network_t``, or ``network_g`` if missing."""
+    return opt.get("network_t") or opt["network_g"]
+
+
+def features_of(opt: Mapping[str, Any], options: QuantizationOptions) -> tuple[str, str]:
+    """Return the modules of student and teacher whose inputs SKT compares.
+
+    ``quantization: feature`` names that of the student, and of a teacher of the same type; another is asked its preset.
+
+    Raises:
+        QuantizationError: if a preset is needed and missing.
+    """
+    student, teacher = opt["network_g"]["type"], teacher_block(opt)["type"]
+    own = find_preset(student).feature if options.feature is None else options.feature
+    return own, own if teacher == student else find_preset(teacher).feature
+
+
 class TeacherLosses:
     """Runs the teacher once a step, up to the feature if nobody reads its output.
 
@@ -40,9 +61,9 @@ class TeacherLosses:
 
     Args:
         student: network that trains.
-        teacher: float network of the same architecture, frozen, in eval mode.
+        teacher: float network of the same scale, frozen, in eval mode.
         train: the ``train`` block with at least one of ``TEACHER_LOSSES``.
-        feature: module whose input SKT compares, if it does.
+        features: modules of student and teacher whose inputs SKT compares, if it does.
         device: of the losses.
         seed: of the orientations.
     """
@@ -52,7 +73,7 @@ class TeacherLosses:
         student: nn.Module,
         teacher: nn.Module,
         train: Mapping[str, Any],
-        feature: str | None,
+        features: tuple[str, str] | None,
         device: torch.device,
         seed: int = 0,
     ) -> None:
@@ -60,8 +81,10 @@ class TeacherLosses:
         self._teacher, self._skt, self._distill = teacher, skt, distill
         self._seed, self._flips = seed, distill is not None and train.get("distill_flips", True)
         if skt is not None:
-            assert feature is not None
-            self._features = InputRecorder(student, feature), InputRecorder(teacher, feature, ends_pass=distill is None)
+            assert features is not None
+            of_student, of_teacher = features
+            ends = distill is None
+            self._features = InputRecorder(student, of_student), InputRecorder(teacher, of_teacher, ends_pass=ends)
 
     def after(self, images: torch.Tensor, output: torch.Tensor, iteration: int) -> dict[str, torch.Tensor]:
         """Return the losses (0-d each) of the student's forward pass that just gave ``output`` for ``images``.

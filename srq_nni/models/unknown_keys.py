@@ -32,7 +32,8 @@ HOMES: dict[str, type[BaseModel]] = {
     "val": Validation,
     "logger": Logger,
 }
-ONLY_QUANTIZED = {
+ONLY_QUANTIZED: dict[str, tuple[str, ...]] = {
+    "": ("network_t",),
     "train": (*TEACHER_LOSSES, "distill_flips", "optim_q"),
     "path": ("pretrain_network_t",),
 }
@@ -79,10 +80,10 @@ def ignored_settings(opt: Mapping[str, Any]) -> list[str]:
     """
     read = _read_by([MODEL_REGISTRY.get(opt["model_type"])])
     return [
-        f"{where}: {key}: model_type '{opt['model_type']}' does not read it, a QuantSRModel does"
+        f"{where}{': ' if where else ''}{key}: model_type '{opt['model_type']}' does not read it, a QuantSRModel does"
         for where, keys in ONLY_QUANTIZED.items()
         for key in keys
-        if key not in read and (opt.get(where) or {}).get(key) is not None
+        if key not in read and ((opt.get(where) or {}) if where else opt).get(key) is not None
     ]
 
 

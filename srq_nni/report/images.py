@@ -142,9 +142,10 @@ def _metrics(options: Mapping[str, Any], scale: int) -> dict[str, dict[str, Any]
 
 
 def _float_network(experiment: Experiment, notes: list[str]) -> nn.Module | None:
-    """Return the float network that the student started from, or its teacher."""
+    """Return the float network that the student started from, or its teacher, if that is the same network."""
     paths = experiment.options.get("path") or {}
-    for key in ("pretrain_network_t", "pretrain_network_g"):
+    teacher = () if experiment.options.get("network_t") else ("pretrain_network_t",)
+    for key in (*teacher, "pretrain_network_g"):
         if not paths.get(key):
             continue
         try:

@@ -132,6 +132,10 @@ def test_a_lost_float_network_and_lost_images_are_said(experiment: Path, tmp_pat
     assert set(comparison.images[0].scores) == {"bicubic", "quantized"}
     assert comparison.notes[0].startswith("no float network: checkpoint '")
     assert comparison.notes[0].endswith("gone.pth' does not exist; give the path of a .pth file")
+    options["network_t"] = {"type": "EDSR", "num_feat": 4}  # another network is no float version of this one
+    write_yaml(next(folder.glob("*.yml")), options)
+    comparison = compare_images(open_experiment(folder), srq_nni.load(run.newest), limit=1)
+    assert set(comparison.images[0].scores) == {"bicubic", "float", "quantized"}
     options["datasets"]["val"] |= {"dataroot_gt": "nowhere"}
     write_yaml(next(folder.glob("*.yml")), options)
     notes = compare_images(open_experiment(folder), srq_nni.load(run.newest), limit=1).notes
