@@ -13,9 +13,9 @@ from recipes import (
     MIDRISE,
     OF_7_BIT_WEIGHTS,
     OF_CHANNELS,
+    OF_GATES,
     OF_MIDRISE,
     OF_MIDRISE_AND_ABSOLUTE,
-    OF_NEUTRAL_GATES,
     POST_TRAINING,
     RATES_OF_LARGER,
     SEVEN_BIT_WEIGHTS,
@@ -92,12 +92,12 @@ def _midrise() -> Iterator[Cell]:
 
 def _gates_and_teachers() -> Iterator[Cell]:
     """Yield the cells of gates that start where they change nothing, and of a larger teacher."""
-    for recipe in (TAUGHT[8], OF_NEUTRAL_GATES[8]):
-        yield Cell("ddtb", 8, recipe=recipe)
+    yield Cell("ddtb", 8, recipe=TAUGHT[8])
+    for bits in (8, 4, 2):
+        for recipe in OF_GATES[bits]:
+            yield Cell("ddtb", bits, recipe=recipe, iterations=ABLATION)
     for bits in (2, 4):
-        yield Cell("ddtb", bits, recipe=OF_NEUTRAL_GATES[bits], iterations=ABLATION)
         yield Cell("ddtb", bits, recipe=TAUGHT[bits], iterations=ABLATION)
-    yield whole(2, "recommended, distilled, neutral gates, lr 5e-4", "SRResNet-64x8")
 
 
 def _without_vnni() -> Iterator[Cell]:

@@ -73,8 +73,7 @@ def options(
     share = cell.iterations / protocol.iterations
     phases = {"calibration_iters": round(share * protocol.calibration_iters)}
     if cell.method == "ddtb":
-        gates = {"dynamic_ratio": protocol.dynamic_ratio, "gate_start": "random"}  # as before the option was there
-        phases |= {"static_iters": round(share * protocol.static_iters), **gates}
+        phases |= {"static_iters": round(share * protocol.static_iters), "dynamic_ratio": protocol.dynamic_ratio}
     block = {**phases, "bits": cell.bits, **recipe.quantization, "quantizer": cell.method, "wiring": cell.wiring}
     if network.preset:  # what QuantSRModel would find by the type of network_g
         block = apply_profile({"feature": network.feature, **block}, network.preset)

@@ -37,7 +37,8 @@ MAE = {"calibration": "mae", "weight_range": "learned"}
 PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
 MIDRISE = {"calibration": "mse", "weight_range": "learned_midrise"}
 MAE_MIDRISE = {"calibration": "mae", "weight_range": "learned_midrise"}
-NEUTRAL_GATES = {**LEARNED, "gate_start": "neutral"}  # all others start at random, see pipeline.options
+NEUTRAL_GATES = {**LEARNED, "gate_start": "neutral"}
+ALL_GATED = {"dynamic_ratio": 1.0}
 WITHOUT_VNNI = {"weight": 7, "activation": 8}  # no two products of these bytes leave int16
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
@@ -71,12 +72,14 @@ HOW_DISTILLED = (
 )
 BUT_MSE = "the defaults, but weight_range: mse"
 BUT_MAE = "the defaults, but calibration: mae"
+BUT_NEUTRAL = "the defaults, but gate_start: neutral"
+BUT_ALL_GATED = "the defaults, but dynamic_ratio: 1"
 BUT_MIDRISE = "the defaults, but weight_range: learned_midrise"
 
 
 def taught_by(teacher: str, lr: str) -> Recipe:
     """Return the recipe whose teacher is another network, without SKT."""
-    own = distilled(NEUTRAL_GATES, lr, f"the defaults with neutral gates; the teacher is {teacher}, no SKT")
+    own = distilled(NEUTRAL_GATES, lr, f"{BUT_NEUTRAL}; the teacher is {teacher}, no SKT")
     return dataclasses.replace(own, train={**own.train, "skt_opt": None}, teacher=teacher)
 
 
@@ -149,9 +152,13 @@ RECIPES = {
                 for lr in ("2e-3", "1e-3")
             },
             **{
-                f"distilled, neutral gates, lr {lr}": distilled(NEUTRAL_GATES, lr, "the defaults with neutral gates")
-                for lr in ("2e-3", "1e-3", "5e-4", "2e-5")
+                f"distilled, neutral gates, lr {lr}": distilled(NEUTRAL_GATES, lr, BUT_NEUTRAL)
+                for lr in ("2e-3", "1e-3", "1e-4")
             },
+            "distilled, all gated, lr 1e-4": distilled({**LEARNED, **ALL_GATED}, "1e-4", BUT_ALL_GATED),
+            "distilled, all gated, neutral gates, lr 1e-4": distilled(
+                {**NEUTRAL_GATES, **ALL_GATED}, "1e-4", f"{BUT_ALL_GATED}, gate_start: neutral"
+            ),
             **{
                 f"distilled, taught by EDSR 64x8, lr {lr}": taught_by("EDSR-64x8", lr)
                 for lr in ("2e-3", "1e-3", "1e-4")
@@ -178,7 +185,6 @@ WITH_SKIPS = {  # of wirings that quantize skips; at 8 bits they have 8 anyway
 }
 OF_CHANNELS = {bits: f"recommended, distilled, learned per channel, lr {rate}" for bits, rate in BEST_RATES.items()}
 OF_MIDRISE = {bits: f"recommended, distilled, mid-rise, lr {BEST_RATES[bits]}" for bits in (2, 3, 4)}
-OF_NEUTRAL_GATES = {bits: f"recommended, distilled, neutral gates, lr {rate}" for bits, rate in BEST_RATES.items()}
 TAUGHT = {
     bits: f"recommended, distilled, taught by EDSR 64x8, lr {rate}"
     for bits, rate in {2: "2e-3", 4: "1e-3", 8: "1e-4"}.items()
@@ -190,3 +196,11 @@ BEST, BEST_OF_LARGER = (
     {bits: f"recommended, distilled, learned steps, lr {rate}" for bits, rate in rates.items()}
     for rates in (BEST_RATES, RATES_OF_LARGER)
 )
+OF_GATES = {  # a start at random first; of 8 bits in short runs
+    2: (BEST[2], "recommended, distilled, neutral gates, lr 2e-3"),
+    4: (BEST[4], "recommended, distilled, neutral gates, lr 1e-3"),
+    8: tuple(
+        f"recommended, distilled, {gates}, lr 1e-4"
+        for gates in ("learned steps", "neutral gates", "all gated", "all gated, neutral gates")
+    ),
+}

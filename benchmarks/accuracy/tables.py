@@ -185,8 +185,7 @@ def document(rows: Sequence[Row]) -> str:
         f"{PROTOCOL.iterations} iterations of {PROTOCOL.batch} LR patches of {PROTOCOL.patch}x{PROTOCOL.patch}, x2, "
         f"Adam, L1 + SKT, from pretrained float weights; Y-PSNR / SSIM, crop {PROTOCOL.crop}, last iteration, nothing "
         "chosen here. `lost` is dB on Set5 to the float network, coverage the share of MACs with two quantized "
-        "operands, M params in 32-bit equivalents, TBOPs for 1280x720, min of CPU time of training. Where a recipe "
-        "says nothing of gates, those of DDTB started at random (gate_start: random). Recipes:",
+        "operands, M params in 32-bit equivalents, TBOPs for 1280x720, min of CPU time of training. Recipes:",
         "\n".join(recipes),
     ]
     for network in dict.fromkeys(row.network for row in in_order(whole)):

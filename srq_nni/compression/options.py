@@ -117,7 +117,7 @@ class QuantizationOptions(BaseModel):
     gate_gradient: Annotated[str, _one_of(CHOICES["gate_gradient"])] = default_of("gate_gradient")
     """straight_through trains all parameters of a gate, official its last convolution (ddtb only)."""
     gate_start: Annotated[str, _one_of(CHOICES["gate_start"])] = default_of("gate_start")
-    """neutral starts a gate where it leaves the bounds as they are, random as the released code does (ddtb only)."""
+    """random starts a gate as the released code does, neutral where it leaves the bounds as they are (ddtb only)."""
     gate_loss_weight: Number = Field(default=default_of("gate_loss_weight"), ge=0)
     """Weight of the regulariser that holds the gates, for images in [0, 1] (ddtb only)."""
     percentile: Annotated[Number, Field(gt=50, le=100)] | None = default_of("percentile")

@@ -92,9 +92,8 @@ SWITCHES: dict[str, Switch] = {
         per_tensor=True,
     ),
     "gate_start": Switch(
-        "a gate opens where it leaves the bounds as they are; released: at random, which few small steps do not undo",
-        ddtb=("neutral", "random"),
-        before={"ddtb": "random"},
+        "as released; neutral opens a gate where it leaves the bounds as they are: for low rates and many gates",
+        ddtb=("random", "random"),
         per_tensor=True,
     ),
     "gate_loss_weight": Switch("released: 1 for images in [0, 255]", ddtb=(1 / 255, 1 / 255)),

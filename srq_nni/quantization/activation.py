@@ -203,7 +203,7 @@ class DDTBActivation(ActivationQuantizer):
         limit_levels: bool = True,
         gate_statistics: Statistics = "per_sample",
         gate_gradient: Gradient = "straight_through",
-        gate_start: Start = "neutral",
+        gate_start: Start = "random",
     ) -> None:
         super().__init__(bits)
         start = implied_by(percentile, CALIBRATION) if calibration is None else calibration

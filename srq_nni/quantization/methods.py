@@ -48,7 +48,7 @@ METHODS: dict[str, Method] = {
             "limit_levels": True,
             "gate_statistics": "per_sample",
             "gate_gradient": "straight_through",
-            "gate_start": "neutral",
+            "gate_start": "random",
         },
         {"percentile": PERCENTILE, "limit_levels": True, "weight_range": "learned"},
     ),

@@ -24,7 +24,7 @@ onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 RESULT = "experiments/tiny/models/net_g_latest.pth"
 ENGINES = ("openvino", "onnxruntime")
-GATED = {"calibration_iters": 2, "static_iters": 1, "dynamic_ratio": 1.0, "gate_start": "random"}  # factors far from 1
+GATED = {"calibration_iters": 2, "static_iters": 1, "dynamic_ratio": 1.0}
 
 
 def trained(method: str, bits: int, folder: Path, photos: Path) -> nn.Module:

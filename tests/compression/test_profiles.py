@@ -145,7 +145,7 @@ def test_config_list_knows_profiles() -> None:
     official = srq_nni.config_list("EDSR", "ddtb", 4, profile="official")
     same = srq_nni.config_list(
         "EDSR", "ddtb", 4, "official", calibration="official", limit_levels=False, weight_range="percentile",
-        gate_statistics="official", gate_gradient="official", gate_start="random",
+        gate_statistics="official", gate_gradient="official",
     )  # fmt: skip
     assert official == same
     settings = official[2]["target_settings"]
@@ -156,7 +156,7 @@ def test_config_list_knows_profiles() -> None:
         "weight_range": "percentile",
     }
     assert set(settings[INPUT]) == {
-        "quant_dtype", "calibration", "limit_levels", "gate_statistics", "gate_gradient", "gate_start", "percentile"
+        "quant_dtype", "calibration", "limit_levels", "gate_statistics", "gate_gradient", "percentile"
     }  # fmt: skip
     assert srq_nni.config_list("EDSR", "ddtb", 4, "paper", profile="official")[0]["target_names"] == [INPUT, WEIGHT]
 

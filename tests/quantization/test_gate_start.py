@@ -9,9 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from srq_nni.archs.quantized_arch import QuantizedNetwork
-from srq_nni.checkpoint import metadata_of
 from srq_nni.compression.phases import ddtb_quantizers, enter_phase, observing, start_bounds_and_gates
-from srq_nni.compression.profiles import as_written_before
 from srq_nni.errors import QuantizationError
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.gate import NEUTRAL, Gate, Start, bound_factors
@@ -46,8 +44,8 @@ def test_bounds_stay_where_they_are_when_gates_open(photographs: torch.Tensor) -
     assert moved["neutral"].shape == (4, len(photographs), 2)
     assert 0 < moved["neutral"].max() < 0.02
     assert moved["random"].max() > 0.2
-    default, neutral = (opened(start, photographs / 255).state_dict() for start in (None, "neutral"))
-    assert all(torch.equal(tensor, neutral[name]) for name, tensor in default.items())
+    default, random = (opened(start, photographs / 255).state_dict() for start in (None, "random"))
+    assert all(torch.equal(tensor, random[name]) for name, tensor in default.items())
 
 
 def test_opening_costs_next_to_nothing(photographs: torch.Tensor) -> None:
@@ -99,15 +97,9 @@ def test_a_neutral_gate_learns_what_a_random_one_does() -> None:
 def test_a_gate_that_somebody_built_keeps_its_weights() -> None:
     gate = Gate(4)
     weight = gate.expand.weight.detach().clone()
-    quantizer = DDTBActivation(4)
+    quantizer = DDTBActivation(4, gate_start="neutral")
     quantizer.add_gate(gate)
-    assert quantizer.gate_start == "neutral" and torch.equal(gate.expand.weight, weight)
-
-
-def test_old_checkpoints_started_at_random() -> None:
-    block = {"quantizer": "ddtb", "bits": 4}
-    assert as_written_before(block)["gate_start"] == "random"
-    assert metadata_of(EDSR, block)["quantization"]["gate_start"] == "neutral"
+    assert torch.equal(gate.expand.weight, weight)
 
 
 def test_an_unknown_start_is_one_sentence() -> None:

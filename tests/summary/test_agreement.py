@@ -34,7 +34,7 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "midrise": {"quantizer": "ddtb", "bits": 3, "dynamic_ratio": 0, "weight_range": "learned_midrise"},
     "midrise of pams": {"quantizer": "pams", "bits": 3, "weight_range": "learned_midrise"},
     "mixed": {"quantizer": "pams", "config_list": MIXED},
-    "gates": {"quantizer": "ddtb", "bits": 4, "dynamic_ratio": 0.5, "gate_start": "random"},
+    "gates": {"quantizer": "ddtb", "bits": 4, "dynamic_ratio": 0.5},
 }
 ENGINE = {
     "pams": "openvino",
