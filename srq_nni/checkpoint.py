@@ -172,6 +172,7 @@ def load_weights(
     param_key: str | None = "params",
     quantization: Mapping[str, Any] | None = None,
     to_use: bool = False,
+    block: str = "network_g",
 ) -> bool:
     """Load a float or a quantized checkpoint into ``model``, accounting for every key.
 
@@ -184,6 +185,7 @@ def load_weights(
         param_key: ``params`` or ``params_ema``.
         quantization: the ``quantization`` block of ``model``, compared with the file's.
         to_use: the network is not trained further, so its bounds must have been set.
+        block: of the options that describes ``model``, for messages.
 
     Returns:
         Whether the file was a quantized checkpoint.
@@ -204,7 +206,7 @@ def load_weights(
     own = model.state_dict()
     expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
     try:
-        compare_keys(path, expected, state)
+        compare_keys(path, expected, state, block)
         model.load_state_dict({**own, **state})
     except (CheckpointError, RuntimeError) as error:
         for quantizer in added:
@@ -294,8 +296,10 @@ def _spelt_out(key: str, value: Any) -> Any:
     return value
 
 
-def compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Check that two state dicts have the same keys and shapes.
+def compare_keys(
+    path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any], block: str = "network_g"
+) -> None:
+    """Check that two state dicts have the same keys and shapes; ``block`` of the options describes the network.
 
     Raises:
         CheckpointError: names what is missing, too much or of another shape.
@@ -307,7 +311,7 @@ def compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], give
         parts += [f"has {listing(unexpected, 3)} besides"] if unexpected else []
         raise CheckpointError(
             f"checkpoint '{path}' does not fit the network: it {' and '.join(parts)}; "
-            "give a checkpoint of the architecture in network_g"
+            f"give a checkpoint of the architecture in {block}"
         )
     for key, value in expected.items():
         if not isinstance(given[key], torch.Tensor):
@@ -318,7 +322,7 @@ def compare_keys(path: str | os.PathLike[str], expected: Mapping[str, Any], give
         if given[key].shape != value.shape:
             raise CheckpointError(
                 f"checkpoint '{path}' does not fit the network: {key} has shape {tuple(given[key].shape)} and the "
-                f"network {tuple(value.shape)}; give a checkpoint with the num_feat, num_block and upscale of network_g"
+                f"network {tuple(value.shape)}; give a checkpoint with the num_feat, num_block and upscale of {block}"
             )
         if key.endswith(".bit_width") and int(given[key]) != int(value):
             raise CheckpointError(

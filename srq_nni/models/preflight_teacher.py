@@ -35,22 +35,23 @@ def check_teacher(opt: Mapping[str, Any], options: QuantizationOptions) -> None:
     if not compared:
         return
     path, own = opt["path"], opt.get("network_t")
+    name = "network_t" if own else "network_g"
     if not path.get("pretrain_network_t"):
         raise OptionError(
             f"train: {compared[0]} compares with a teacher, but path: pretrain_network_t is missing; "
-            f"give the float checkpoint of {'network_t' if own else 'network_g'} there, or delete "
-            f"{' and '.join(compared)}"
+            f"give the float checkpoint of {name} there, or delete {' and '.join(compared)}"
         )
     if own:
-        need("network_t", own, ["type"])
+        need(name, own, ["type"])
     block = teacher_block(opt)
     if is_alias(block):
         base = two_blocks(block)[0]
         raise OptionError(f"network_t: {block['type']} has quantizers; give the float network, type: {base['type']}")
-    teacher = build_float(block, "network_t" if own else "network_g")
+    teacher = build_float(block, name)
     names = features_of(opt, options) if "skt_opt" in compared else None
     feature = None if names is None else InputRecorder(teacher, names[1])
-    checkpoint.load_weights(teacher, path["pretrain_network_t"], param_key=path.get("param_key_t", "params"))
+    key = path.get("param_key_t", "params")
+    checkpoint.load_weights(teacher, path["pretrain_network_t"], param_key=key, block=name)
     if own:
         student = build_float(opt["network_g"])
         recorders = None if feature is None or names is None else (InputRecorder(student, names[0]), feature)

@@ -117,7 +117,10 @@ def test_a_wrong_teacher_is_one_sentence(taught: dict[str, Any], tmp_path: Any, 
 
 def test_other_weights_and_none_are_refused(taught: dict[str, Any], tmp_path: Any) -> None:
     small = float_checkpoint(tmp_path / "small.pth")
-    assert "small.pth" in refusal(changed(taught, "path:pretrain_network_t", small))
+    assert refusal(changed(taught, "path:pretrain_network_t", small)) == (
+        f"checkpoint '{small}' does not fit the network: it lacks body.1.conv1.weight, body.1.conv1.bias, "
+        "body.1.conv2.weight and 1 more; give a checkpoint of the architecture in network_t"
+    )
     assert refusal(changed(taught, "path:pretrain_network_t", Missing)) == (
         "train: skt_opt compares with a teacher, but path: pretrain_network_t is missing; give the float checkpoint "
         "of network_t there, or delete skt_opt and distill_opt"
