@@ -10,7 +10,8 @@ from basicsr.losses import build_loss
 from torch import nn
 
 from srq_nni.compression.options import QuantizationOptions
-from srq_nni.compression.presets import find_preset
+from srq_nni.compression.presets import PRESETS, find_preset
+from srq_nni.errors import OptionError
 from srq_nni.models.feature import InputRecorder
 from srq_nni.models.orientation import Orientation
 
@@ -45,10 +46,16 @@ def features_of(opt: Mapping[str, Any], options: QuantizationOptions) -> tuple[s
     ``quantization: feature`` names that of the student, and of a teacher of the same type; another is asked its preset.
 
     Raises:
-        QuantizationError: if a preset is needed and missing.
+        OptionError: if a preset is needed and missing.
     """
     student, teacher = opt["network_g"]["type"], teacher_block(opt)["type"]
     own = find_preset(student).feature if options.feature is None else options.feature
+    known = dict.fromkeys([student, *PRESETS])
+    if teacher not in known:
+        raise OptionError(
+            f"train: skt_opt compares features, and which one that is in network_t '{teacher}' is not known; "
+            f"delete it, or give a teacher of one of the types {', '.join(known)}"
+        )
     return own, own if teacher == student else find_preset(teacher).feature
 
 

@@ -150,5 +150,8 @@ def test_a_teacher_without_a_preset_needs_no_skt(taught: dict[str, Any], tmp_pat
     other = {"type": "SRVGGNetCompact_basicsr", "num_feat": 4, "num_conv": 1, "upscale": 2}
     file = float_checkpoint(tmp_path / "compact.pth", other)
     options = changed(changed(taught, "path:pretrain_network_t", file), "network_t", other)
-    assert "SRVGGNetCompact" in refusal(dict(options))
+    assert refusal(dict(options)) == (
+        "train: skt_opt compares features, and which one that is in network_t 'SRVGGNetCompact_basicsr' is not known; "
+        "delete it, or give a teacher of one of the types EDSR, MSRResNet, RDN, SRResNet"
+    )
     assert checked(changed(options, "train:skt_opt", None)) == []
