@@ -155,3 +155,29 @@ def test_a_teacher_without_a_preset_needs_no_skt(taught: dict[str, Any], tmp_pat
         "delete it, or give a teacher of one of the types EDSR, MSRResNet, RDN, SRResNet"
     )
     assert checked(changed(options, "train:skt_opt", None)) == []
+
+
+def test_a_teacher_that_fails_without_words_is_named(taught: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, x: torch.Tensor) -> torch.Tensor:
+        if self.conv_first.out_channels != NETWORK["num_feat"]:
+            raise AssertionError
+        return torch.zeros(1, 3, 32, 32)
+
+    monkeypatch.setattr(type(build_float(NETWORK)), "forward", fail)
+    assert refusal(taught) == (
+        "network_t: it does not run on an image of 16x16 that network_g takes (AssertionError); give a teacher for the "
+        "same images"
+    )
+
+
+def test_a_network_that_needs_larger_images_is_left_to_training(
+    taught: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = []
+
+    def fail(self: Any, x: torch.Tensor) -> torch.Tensor:
+        failed.append(self.conv_first.out_channels)
+        raise ValueError("give at least 64x64")
+
+    monkeypatch.setattr(type(build_float(NETWORK)), "forward", fail)
+    assert checked(taught) == [] and failed == [NETWORK["num_feat"]]
