@@ -17,35 +17,16 @@ import torch
 from torch import nn
 
 from srq_nni.atomic import atomic_file, write_error
+from srq_nni.checkpoint_fit import compare_keys, compare_quantization, refuse_unset_bounds
 from srq_nni.compression.profiles import as_written_before, resolve
 from srq_nni.errors import CheckpointError, did_you_mean, listing
-from srq_nni.quantization.activation import INITIAL_BOUND
 from srq_nni.quantization.layers import add_stored_gates
 from srq_nni.quantization.targets import is_quantizer_name
 
 FORMAT_VERSION = 1
 METADATA_KEY = "srq"
 BLOCKS = "srq_blocks"  # attribute of a network: the blocks network_g and quantization it was built from
-COMPARED = (
-    "quantizer",
-    "bits",
-    "wiring",
-    "head",
-    "tail",
-    "skip",
-    "config_list",
-    "percentile",
-    "weight_range",
-    "limit_levels",
-    "gate_statistics",
-)
 OTHER_FILES = {".onnx": "it is an ONNX file", ".yml": "it is an option file", ".yaml": "it is an option file"}
-TRAINING_ONLY = (
-    "calibration",
-    "gate_gradient",
-    "gate_start",
-    "dynamic_ratio",
-)  # settings of an entry that do not change what the network computes
 
 
 def metadata_of(
@@ -199,9 +180,10 @@ def load_weights(
     if quantized and quantization is None and not any(is_quantizer_key(key) for key in model.state_dict()):
         raise CheckpointError(f"checkpoint '{path}' is quantized; give a float checkpoint here")
     if METADATA_KEY in content and quantization is not None:  # a file of a stock model does not say; its tensors do
-        _compare_quantization(path, content[METADATA_KEY].get("quantization", {}), quantization)
+        stored = content[METADATA_KEY].get("quantization", {})
+        compare_quantization(path, *(plain(resolve(given)) for given in (stored, quantization)))
     if to_use and quantized:
-        _refuse_unset_bounds(path, content.get(METADATA_KEY, {}), state)
+        refuse_unset_bounds(path, content.get(METADATA_KEY, {}), state)
     added = add_stored_gates(model, state)
     own = model.state_dict()
     expected = own if quantized else {key: value for key, value in own.items() if not is_quantizer_key(key)}
@@ -257,78 +239,6 @@ def save(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
         raise write_error(path, error) from None
     with atomic_file(path) as file:
         torch.save(content, file)
-
-
-def _refuse_unset_bounds(path: str | os.PathLike[str], metadata: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raise a CheckpointError if DDTB had not yet set its bounds from what it observes in its first iterations."""
-    quantization = metadata.get("quantization", {})
-    observing = metadata.get("phase") == "observe"
-    if "phase" not in metadata and quantization.get("calibration") != "official":
-        bounds = [value for key, value in state.items() if key.endswith(("_quantizer.upper", "_quantizer.lower"))]
-        seen = [value for key, value in state.items() if key.endswith("_quantizer.intensity.count")]
-        at_start = all(bool((bound.abs() == INITIAL_BOUND).all()) for bound in bounds)
-        observing = at_start and any(bool(count > 0) for count in seen)
-    if observing:
-        iterations = quantization.get("calibration_iters", "calibration_iters")
-        raise CheckpointError(
-            f"checkpoint '{path}' was saved while DDTB still observed float activations, so its bounds are not set; "
-            f"give one that was saved after iteration {iterations}"
-        )
-
-
-def _compare_quantization(path: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Compare what decides which function the network computes; lengths of phases and the like may differ."""
-    before, now = plain(resolve(stored)), plain(resolve(wanted))
-    for key in COMPARED:
-        if _spelt_out(key, before.get(key)) != _spelt_out(key, now.get(key)):
-            raise CheckpointError(
-                f"checkpoint '{path}' was made with {key}: {before.get(key)} and the options say {key}: "
-                f"{now.get(key)}; make them equal, or start from the float checkpoint"
-            )
-
-
-def _spelt_out(key: str, value: Any) -> Any:
-    """Return ``value`` without what two spellings of the same network may differ in."""
-    if key == "bits" and not isinstance(value, dict):
-        return {"weight": value, "activation": value}
-    if key == "config_list" and isinstance(value, list):
-        return [{name: setting for name, setting in entry.items() if name not in TRAINING_ONLY} for entry in value]
-    return value
-
-
-def compare_keys(
-    path: str | os.PathLike[str], expected: Mapping[str, Any], given: Mapping[str, Any], block: str = "network_g"
-) -> None:
-    """Check that two state dicts have the same keys and shapes; ``block`` of the options describes the network.
-
-    Raises:
-        CheckpointError: names what is missing, too much or of another shape.
-    """
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    if missing or unexpected:
-        parts = [f"lacks {listing(missing, 3)}"] if missing else []
-        parts += [f"has {listing(unexpected, 3)} besides"] if unexpected else []
-        raise CheckpointError(
-            f"checkpoint '{path}' does not fit the network: it {' and '.join(parts)}; "
-            f"give a checkpoint of the architecture in {block}"
-        )
-    for key, value in expected.items():
-        if not isinstance(given[key], torch.Tensor):
-            raise CheckpointError(
-                f"checkpoint '{path}' does not fit the network: {key} is a {type(given[key]).__name__} and no tensor; "
-                "give a state dict"
-            )
-        if given[key].shape != value.shape:
-            raise CheckpointError(
-                f"checkpoint '{path}' does not fit the network: {key} has shape {tuple(given[key].shape)} and the "
-                f"network {tuple(value.shape)}; give a checkpoint with the num_feat, num_block and upscale of {block}"
-            )
-        if key.endswith(".bit_width") and int(given[key]) != int(value):
-            raise CheckpointError(
-                f"checkpoint '{path}' does not fit the network: {key.removesuffix('.bit_width')} was saved with "
-                f"{int(given[key])} bits and the network has {int(value)}; make the bits equal"
-            )
 
 
 def plain(value: Any) -> Any:

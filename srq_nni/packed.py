@@ -26,6 +26,7 @@ from torch import nn
 
 from srq_nni import checkpoint
 from srq_nni.atomic import atomic_file, file_to_write
+from srq_nni.checkpoint_fit import compare_keys
 from srq_nni.errors import CheckpointError, QuantizationError, SRQError, listing
 from srq_nni.quantization.bit_packing import pack_codes, unpack_codes
 from srq_nni.quantization.calibration import IntensityRecorder, RunningMean
@@ -284,7 +285,7 @@ def _put_grids(network: nn.Module, weights: Mapping[str, StoredWeight], path: Pa
 
 def _load_state(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
     expected = _needed(network)
-    checkpoint.compare_keys(path, expected, state)
+    compare_keys(path, expected, state)
     dtypes = [name for name, value in expected.items() if state[name].dtype != value.dtype]
     if dtypes:
         raise CheckpointError(

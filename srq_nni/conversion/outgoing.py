@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srq_nni import checkpoint
+from srq_nni.checkpoint_fit import compare_keys
 from srq_nni.compression.presets import PRESETS
 from srq_nni.compression.profiles import SWITCHES, resolve
 from srq_nni.conversion.layout import Layout, same
@@ -165,7 +166,7 @@ def _float(
         network = infer(path, arch, {names.parameter(key): value for key, value in ours.items()}, given).network
         student = False
     layout = Layout(network, None, 3 if student else 2)
-    checkpoint.compare_keys(path, dict(layout.parameters.values()), ours)
+    compare_keys(path, dict(layout.parameters.values()), ours)
     return layout, ours, []
 
 
