@@ -77,12 +77,6 @@ BUT_ALL_GATED = "the defaults, but dynamic_ratio: 1"
 BUT_MIDRISE = "the defaults, but weight_range: learned_midrise"
 
 
-def taught_by(teacher: str, lr: str) -> Recipe:
-    """Return the recipe whose teacher is another network, without SKT."""
-    own = distilled(NEUTRAL_GATES, lr, f"{BUT_NEUTRAL}; the teacher is {teacher}, no SKT")
-    return dataclasses.replace(own, train={**own.train, "skt_opt": None}, teacher=teacher)
-
-
 def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: str = RATE_OF_BOUNDS) -> Recipe:
     """Return the recipe that learns from the teacher, too.
 
@@ -95,6 +89,12 @@ def distilled(quantization: Mapping[str, Any], lr: str, departs: str, bounds: st
     train = {**COSINE, **DISTILL, "optim_g": adam(float(lr)), "optim_q": {"relative_lr": float(bounds)}}
     beside = "" if bounds == RATE_OF_BOUNDS else f", of bounds {bounds}"
     return Recipe(quantization, train, f"{departs}; {HOW_DISTILLED}; lr {lr}{beside}")
+
+
+def taught_by(teacher: str, lr: str) -> Recipe:
+    """Return the recipe whose teacher is another network, without SKT."""
+    own = distilled(NEUTRAL_GATES, lr, f"{BUT_NEUTRAL}; the teacher is {teacher}, no SKT")
+    return dataclasses.replace(own, train={**own.train, "skt_opt": None}, teacher=teacher)
 
 
 RECIPES = {

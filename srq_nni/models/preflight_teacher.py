@@ -44,11 +44,10 @@ def check_teacher(opt: Mapping[str, Any], options: QuantizationOptions) -> None:
         )
     if own:
         need(name, own, ["type"])
-    block = teacher_block(opt)
-    if is_alias(block):
-        base = two_blocks(block)[0]
-        raise OptionError(f"network_t: {block['type']} has quantizers; give the float network, type: {base['type']}")
-    teacher = build_float(block, name)
+        if is_alias(own):
+            base = two_blocks(own)[0]
+            raise OptionError(f"{name}: {own['type']} has quantizers; give the float network, type: {base['type']}")
+    teacher = build_float(teacher_block(opt), name)
     names = features_of(opt, options) if "skt_opt" in compared else None
     feature = None if names is None else InputRecorder(teacher, names[1])
     key = path.get("param_key_t", "params")

@@ -50,7 +50,7 @@ class Gate(nn.Module):
             in eval mode, an image's output does not depend on its batch.
         start: ``neutral`` begins with so small weights of ``expand`` that the bounds stay almost what they are.
             ``random`` begins with the weights that a convolution starts from, as the released code does; the logits are
-            then some tenths, and the image's bounds move by as much when the gate opens.
+            then some tenths, and each bound of an image is off by half as much of itself.
     """
 
     def __init__(

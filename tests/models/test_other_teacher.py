@@ -78,9 +78,19 @@ def test_a_teacher_that_is_written_out_is_the_one_without_the_key(
     assert train(named, batches, 1, 4) == train(unnamed, batches, 1, 4)
 
 
-def test_the_time_of_a_step_is_that_with_the_larger_teacher(taught: dict[str, Any]) -> None:
-    taught["path"] = {}
-    assert probe_training(taught).phases
+def test_the_time_of_a_step_is_that_with_the_larger_teacher(
+    taught: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, forward = [], type(build_float(LARGER)).forward
+
+    def count(self: Any, x: torch.Tensor) -> torch.Tensor:
+        ran.append(self.conv_first.out_channels)
+        return forward(self, x)
+
+    monkeypatch.setattr(type(build_float(LARGER)), "forward", count)
+    steps = [phase.iterations for phase in probe_training(taught).phases]
+    assert sum(steps) == taught["train"]["total_iter"]
+    assert ran.count(LARGER["num_feat"]) == 2 + 2 * len(steps), "once in each step that is measured"
 
 
 def test_without_a_loss_that_asks_for_it_a_line_says_so(taught: dict[str, Any]) -> None:
@@ -137,9 +147,8 @@ def test_a_quantized_teacher_is_refused(taught: dict[str, Any]) -> None:
 def test_skt_needs_a_feature_of_the_same_size(taught: dict[str, Any]) -> None:
     """``conv_last`` of the student reads an enlarged image, the same module of the teacher, too; other sizes do not."""
     assert checked(changed(taught, "quantization:feature", "conv_last")) == []
-    later = {"type": "MSRResNet", "num_in_ch": 3, "num_out_ch": 3, "num_feat": 6, "num_block": 1, "upscale": 2}
-    file = float_checkpoint(taught["path"]["pretrain_network_t"] + ".other", later)
-    options = changed(changed(taught, "path:pretrain_network_t", file), "network_t", later)
+    file = float_checkpoint(taught["path"]["pretrain_network_t"] + ".other", OTHER)
+    options = changed(changed(taught, "path:pretrain_network_t", file), "network_t", OTHER)
     assert refusal(changed(options, "quantization:feature", "conv_last")) == (
         "train: skt_opt compares features of one size, and that of network_t is (16, 16) where that of network_g is "
         "(32, 32); delete it, or give a teacher that enlarges at the same place"
