@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cells import NETWORKS, Cell
+from cells import NETWORKS, PROTOCOL, Cell
 from recipes import (
     ABSOLUTE,
     BEST,
     BEST_OF_LARGER,
     DISTILLED,
+    EQUALIZING,
     MIDRISE,
     OF_7_BIT_WEIGHTS,
     OF_CHANNELS,
+    OF_EQUALIZED,
     OF_GATES,
     OF_MIDRISE,
     OF_MIDRISE_AND_ABSOLUTE,
@@ -100,6 +102,17 @@ def _gates_and_teachers() -> Iterator[Cell]:
         yield Cell("ddtb", bits, recipe=TAUGHT[bits], iterations=ABLATION)
 
 
+def _equalized() -> Iterator[Cell]:
+    """Yield the cells of float networks in other bases, whose iterations are those of the protocol together."""
+    whole_run, short = PROTOCOL.iterations - EQUALIZING, ABLATION - EQUALIZING
+    for seed in (1, 2, 3):
+        yield Cell("ddtb", 8, recipe=OF_EQUALIZED[8][-1], seed=seed, iterations=whole_run)
+    for recipe in OF_EQUALIZED[8][:-1]:
+        yield Cell("ddtb", 8, recipe=recipe, iterations=short)
+    for bits in (4, 2):
+        yield Cell("ddtb", bits, recipe=OF_EQUALIZED[bits][0], iterations=short)
+
+
 def _without_vnni() -> Iterator[Cell]:
     """Yield the cells of widths that every CPU multiplies exactly."""
     for recipe in ("least error", "least error, PAMS"):
@@ -148,6 +161,7 @@ def _queue() -> Iterator[Cell]:
     yield from _longer()
     yield from _without_vnni()
     yield from _gates_and_teachers()
+    yield from _equalized()
     for bits in (4, 2):
         for recipe in OF_RDN:
             yield whole(bits, recipe, "RDN-10x3")

@@ -16,8 +16,10 @@ from pipeline import Progress, options, train
 from recipes import RECIPES
 from results import Row
 
+from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import insert_quantizers
 from srq_nni.compression.options import options_from
+from srq_nni.equalization import equalize
 from srq_nni.quantization.layers import calibrate
 from srq_nni.speedup.machine import this_machine
 
@@ -91,10 +93,27 @@ def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[
     validation = centres(validation_images(data, scale), scale, QUICK_SIDE)
     if cell.method in nni_quantizers.QUANTIZERS:
         return nni_quantizers.train(cell, described, weights, folder, patches, validation)
+    if RECIPES[cell.recipe].equalized:
+        weights = equalized_weights(cell, described, weights, folder, patches)
     name = RECIPES[cell.recipe].teacher
     teacher = (NETWORKS[name], float_weights(NETWORKS[name], data, folder)) if name else None
     opt = options(cell, described, weights, folder, teacher=teacher)
     return train(cell, opt, folder, patches, validation, scale)
+
+
+def equalized_weights(cell: Cell, described: Network, weights: Path, folder: Path, patches: Patches) -> Path:
+    """Return the file of the same float network in the bases that round best, made once into ``folder``.
+
+    Its iterations see the patches that training begins with.
+    """
+    done, recipe = folder / "equalized.pth", RECIPES[cell.recipe]
+    if not done.exists():
+        model = float_network(described, weights)
+        batches = [patches.batch(iteration)["lq"] for iteration in range(1, recipe.equalized + 1)]
+        block = {"bits": cell.bits, **recipe.quantization, "quantizer": cell.method, "wiring": cell.wiring}
+        print(f"{cell.name}: {equalize(model, block, batches, recipe.equalized)}", flush=True)
+        checkpoint.save({"params": model.state_dict()}, done)
+    return done
 
 
 def _row(cell: Cell, upscale: Upscaler, price: Cost, progress: Progress, data: Path) -> Row:

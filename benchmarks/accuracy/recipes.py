@@ -18,12 +18,14 @@ class Recipe:
         train: keys of the ``train`` block that replace those of protocol P.
         note: what departs from protocol P, in words.
         teacher: name of its network, where it is not the student's own float network.
+        equalized: iterations that put the float network into other bases before; 0 leaves it as it is.
     """
 
     quantization: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     teacher: str = ""
+    equalized: int = 0
 
 
 def adam(lr: float) -> dict[str, Any]:
@@ -37,7 +39,9 @@ MAE = {"calibration": "mae", "weight_range": "learned"}
 PER_CHANNEL = {"calibration": "mse", "weight_range": "learned_per_channel"}
 MIDRISE = {"calibration": "mse", "weight_range": "learned_midrise"}
 MAE_MIDRISE = {"calibration": "mae", "weight_range": "learned_midrise"}
-NEUTRAL_GATES = {**LEARNED, "gate_start": "neutral"}
+NEUTRAL = {"gate_start": "neutral"}
+NEUTRAL_GATES = {**LEARNED, **NEUTRAL}
+EQUALIZING = 150  # iterations
 ALL_GATED = {"dynamic_ratio": 1.0}
 WITHOUT_VNNI = {"weight": 7, "activation": 8}  # no two products of these bytes leave int16
 POST_TRAINING = {
@@ -72,6 +76,7 @@ HOW_DISTILLED = (
 )
 BUT_MSE = "the defaults, but weight_range: mse"
 BUT_MAE = "the defaults, but calibration: mae"
+BUT_PER_CHANNEL = "the defaults, but weight_range: learned_per_channel"
 BUT_NEUTRAL = "the defaults, but gate_start: neutral"
 BUT_ALL_GATED = "the defaults, but dynamic_ratio: 1"
 BUT_MIDRISE = "the defaults, but weight_range: learned_midrise"
@@ -95,6 +100,12 @@ def taught_by(teacher: str, lr: str) -> Recipe:
     """Return the recipe whose teacher is another network, without SKT."""
     own = distilled(NEUTRAL_GATES, lr, f"{BUT_NEUTRAL}; the teacher is {teacher}, no SKT")
     return dataclasses.replace(own, train={**own.train, "skt_opt": None}, teacher=teacher)
+
+
+def equalized(quantization: Mapping[str, Any], lr: str, departs: str) -> Recipe:
+    """Return the recipe whose float network, student and teacher, is equalized first."""
+    own = distilled(quantization, lr, f"{departs}; the float network equalized in {EQUALIZING} iterations")
+    return dataclasses.replace(own, equalized=EQUALIZING)
 
 
 RECIPES = {
@@ -124,9 +135,7 @@ RECIPES = {
                 for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "1e-4", "2e-5")
             },
             **{
-                f"distilled, learned per channel, lr {lr}": distilled(
-                    PER_CHANNEL, lr, "the defaults, but weight_range: learned_per_channel"
-                )
+                f"distilled, learned per channel, lr {lr}": distilled(PER_CHANNEL, lr, BUT_PER_CHANNEL)
                 for lr in ("2e-3", "1e-3", "5e-4", "3e-4", "2e-5")
             },
             **{
@@ -162,6 +171,20 @@ RECIPES = {
             **{
                 f"distilled, taught by EDSR 64x8, lr {lr}": taught_by("EDSR-64x8", lr)
                 for lr in ("2e-3", "1e-3", "1e-4")
+            },
+            **{
+                f"distilled, equalized, lr {lr}": equalized(LEARNED, lr, "the defaults")
+                for lr in ("2e-3", "1e-3", "1e-4", "2e-5")
+            },
+            **{
+                f"distilled, equalized, neutral gates, lr {lr}": equalized(NEUTRAL_GATES, lr, BUT_NEUTRAL)
+                for lr in ("1e-4", "2e-5")
+            },
+            **{
+                f"distilled, equalized, learned per channel, neutral gates, lr {lr}": equalized(
+                    {**PER_CHANNEL, **NEUTRAL}, lr, f"{BUT_PER_CHANNEL}, gate_start: neutral"
+                )
+                for lr in ("1e-4", "2e-5")
             },
             "distilled, learned steps, weights of 7 bits, lr 2e-5": distilled(
                 {**LEARNED, "bits": WITHOUT_VNNI}, "2e-5", "the defaults, but weights of 7 bits"
@@ -202,5 +225,18 @@ OF_GATES = {  # a start at random first; of 8 bits in short runs
     8: tuple(
         f"recommended, distilled, {gates}, lr 1e-4"
         for gates in ("learned steps", "neutral gates", "all gated", "all gated, neutral gates")
+    ),
+}
+OF_EQUALIZED = {  # of 8 bits three short runs and a whole one
+    2: ("recommended, distilled, equalized, lr 2e-3",),
+    4: ("recommended, distilled, equalized, lr 1e-3",),
+    8: tuple(
+        f"recommended, distilled, equalized, {rest}"
+        for rest in (
+            "lr 1e-4",
+            "neutral gates, lr 1e-4",
+            "learned per channel, neutral gates, lr 1e-4",
+            "learned per channel, neutral gates, lr 2e-5",
+        )
     ),
 }
