@@ -25,6 +25,7 @@ _LAZY = {
     "config_list": "srq_nni.compression.config",
     "convert": "srq_nni.conversion",
     "convert_back": "srq_nni.conversion",
+    "equalize": "srq_nni.equalization",
     "export_onnx": "srq_nni.speedup",
     "pack": "srq_nni.packed",
     "quantized_network": "srq_nni.compression.calibration_config",

@@ -21,6 +21,7 @@ COMMANDS = {
     "schema": "write the JSON schema of option files, for editors",
     "summary": "show bits, coverage, size, operations and engines before a run",
     "convert": "turn checkpoints of EDSR-PyTorch, PAMS and DDTB into ours, and back",
+    "equalize": "write float weights that compute the same and round better",
     "search": "choose the bits of each convolution within a limit",
     "export": "write a trained checkpoint as an integer ONNX file",
     "pack": "write a trained checkpoint as a small file of packed weights",

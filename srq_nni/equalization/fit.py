@@ -20,6 +20,7 @@ from srq_nni.equalization.basis import Basis, State, balanced_rotation, in_bases
 from srq_nni.equalization.noise import Noise
 from srq_nni.equalization.spaces import Freedom, Space, channel_spaces, readers
 from srq_nni.errors import QuantizationError
+from srq_nni.progress import track
 from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
 
@@ -46,8 +47,9 @@ class Equalized:
 
     def __str__(self) -> str:
         return (
-            f"{self.linear} spaces in another basis, {self.positive} with other factors; rounding leaves "
-            f"{self.after:.2f} dB instead of {self.before:.2f} of the float output, which moved by {self.moved:.1e}"
+            f"spaces with another basis: {self.linear}, with other factors: {self.positive}; with the noise of "
+            f"rounding the output is {self.after:.2f} dB from the float one ({self.before:.2f} before), which moved by "
+            f"{self.moved:.1e}"
         )
 
 
@@ -89,7 +91,10 @@ def equalize(
     rounded = {site.module for site in sites}
     counted = [site for site in sites if untrained or site.target != WEIGHT]
     if not counted:
-        raise QuantizationError("only weights are quantized, whose rounding counts untrained alone; ask for that")
+        raise QuantizationError(
+            "only weights are quantized, and what rounding them costs counts for untrained networks alone; "
+            "equalize with untrained, or quantize inputs"
+        )
     spaces = [space for space in channel_spaces(network) if any(use.module in rounded for use in readers(space))]
     if not spaces:
         raise QuantizationError(
@@ -109,8 +114,8 @@ def equalize(
         moved, largest = _difference(network, state, found, batches[0])
     if not moved <= TOLERANCE * largest:
         raise QuantizationError(
-            f"{type(model).__name__} computes something else in the new bases (by {moved:.2g}), so two of its modules "
-            "share a weight or it reads one itself; train it as it is"
+            f"{type(model).__name__} would compute something else in the new bases (by {moved:.2g}), so two of its "
+            "modules share a weight or it reads one itself; train it as it is"
         )
     after = _psnr(network, noise, state, found, batches)
     model.load_state_dict(found, strict=False)
@@ -132,7 +137,7 @@ def _search(
         return
     optimizer = torch.optim.Adam(nn.ModuleList(bases).parameters(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    for iteration in range(iterations):
+    for iteration in track(range(iterations), "Equalizing"):
         images = batches[iteration % len(batches)]
         with torch.no_grad():
             truth = functional_call(network, state, (images,))
