@@ -111,6 +111,8 @@ def _equalized() -> Iterator[Cell]:
         yield Cell("ddtb", 8, recipe=recipe, iterations=short)
     for bits in (4, 2):
         yield Cell("ddtb", bits, recipe=OF_EQUALIZED[bits][0], iterations=short)
+    for recipe in ("least error", "least error, PAMS", "least error, per channel"):
+        yield Cell("ptq", 8, recipe=f"{recipe}, equalized")
 
 
 def _without_vnni() -> Iterator[Cell]:

@@ -78,10 +78,13 @@ def finished(cell: Cell, data: Path, folder: Path) -> tuple[torch.nn.Module, Pro
 def _post_training(cell: Cell, described: Network, data: Path, folder: Path) -> torch.nn.Module:
     """Quantize without training, from ``CALIBRATION_BATCHES`` of training patches."""
     block = {"quantizer": "ddtb", "bits": cell.bits, "wiring": cell.wiring, **RECIPES[cell.recipe].quantization}
-    model = insert_quantizers(float_network(described, float_weights(described, data, folder)), options_from(block))
+    weights = float_weights(described, data, folder)
     patches = Patches(
         training_images(data, described.scale), described.scale, PROTOCOL.patch, described.batch, cell.seed
     )
+    if RECIPES[cell.recipe].equalized:
+        weights = equalized_weights(cell, described, weights, folder, patches)
+    model = insert_quantizers(float_network(described, weights), options_from(block))
     calibrate(model, (patches.batch(index)["lq"] for index in range(1, CALIBRATION_BATCHES + 1)))
     return model
 
@@ -110,8 +113,10 @@ def equalized_weights(cell: Cell, described: Network, weights: Path, folder: Pat
     if not done.exists():
         model = float_network(described, weights)
         batches = [patches.batch(iteration)["lq"] for iteration in range(1, recipe.equalized + 1)]
-        block = {"bits": cell.bits, **recipe.quantization, "quantizer": cell.method, "wiring": cell.wiring}
-        print(f"{cell.name}: {equalize(model, block, batches, recipe.equalized)}", flush=True)
+        untrained = cell.method == "ptq"
+        block = {"bits": cell.bits, "quantizer": "ddtb" if untrained else cell.method, "wiring": cell.wiring}
+        done = equalize(model, {**block, **recipe.quantization}, batches, recipe.equalized, untrained=untrained)
+        print(f"{cell.name}: {done}", flush=True)
         checkpoint.save({"params": model.state_dict()}, done)
     return done
 

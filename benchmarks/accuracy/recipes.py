@@ -194,6 +194,10 @@ RECIPES = {
         }.items()
     },
     **{name: Recipe(quantization) for name, quantization in {**POST_TRAINING, **SEVEN_BIT_WEIGHTS}.items()},
+    **{
+        f"{name}, equalized": Recipe(POST_TRAINING[name], equalized=EQUALIZING)
+        for name in ("least error", "least error, PAMS", "least error, per channel")
+    },
     "no-skt": Recipe(
         {"profile": "official", "student": "float"}, {"skt_opt": None}, note="as the released code, without SKT"
     ),
