@@ -88,6 +88,7 @@ def test_no_file_that_an_option_names_runs_code(
     [
         "test -opt {yaml}",
         "search -opt {search} --max-size 1 -o {folder}/found",
+        "equalize -opt {search} -o {folder}/e.pth",
         "summary {evil}",
         "export {evil} -o m.onnx",
         "pack {evil} -o m.safetensors",

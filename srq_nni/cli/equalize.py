@@ -25,10 +25,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_debug()
     args = parser.parse_args(argv)
 
+    from srq_nni.atomic import file_to_write
     from srq_nni.equalization.option_file import equalize_weights, settings_to_train
     from srq_nni.models.options import read_options
 
     opt = read_options(args.opt, args.force_yml)
+    file_to_write(args.output, args.opt)
     done = equalize_weights(
         opt,
         args.output,

@@ -46,6 +46,8 @@ WRONG = {
     "convert net.pth -o net.pth --to pams": f"'net.pth' {ITSELF}",
     "summary net.json --json net.json": f"'net.json' {ITSELF}",
     "bench net.json --json net.json": f"'net.json' {ITSELF}",
+    "equalize -opt train.yml -o float.pth": f"'float.pth' {ITSELF}",
+    "equalize -opt train.yml -o train.yml": f"'train.yml' {ITSELF}",
     "search -opt small/train.yml --max-size 1 -o small": f"'small/train.yml' {ITSELF}",
     "schema -o train.yml": "'train.yml' does not end with .json; give a name that does, such as 'train.yml.json'",
     "export net.pth -o m": "'m' does not end with .onnx; give a name that does, such as 'm.onnx'",

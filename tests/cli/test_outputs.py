@@ -24,6 +24,7 @@ COMMANDS = {  # what is written, below the working directory -> how
     "summary.json": "summary {net} --json summary.json",
     "bench.json": "bench {net} --engine openvino --size 8x8 --repeats 1 --json bench.json",
     "large.png": "upscale {photo} -m {net} -o large.png --threads 1",
+    "equalized.pth": "equalize -opt {yaml} -o equalized.pth --iterations 1 --count 1 --size 8",
     "found/measurements.json": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
     "found/bits.json": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
     "found/pareto.png": "search -opt {yaml} --max-size 0.016 --bits 8 4 --count 1 --size 8 -o found",
