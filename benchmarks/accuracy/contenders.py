@@ -22,6 +22,8 @@ from recipes import (
     RATES_OF_LARGER,
     SEVEN_BIT_WEIGHTS,
     TAUGHT,
+    WHOLE_EQUALIZED,
+    WHOLE_EQUALIZED_NEUTRAL,
     WITH_SKIPS,
 )
 
@@ -105,12 +107,12 @@ def _gates_and_teachers() -> Iterator[Cell]:
 def _equalized() -> Iterator[Cell]:
     """Yield the cells of float networks in other bases, whose iterations are those of the protocol together."""
     whole_run, short = PROTOCOL.iterations - EQUALIZING, ABLATION - EQUALIZING
+    yield Cell("ddtb", 8, recipe=WHOLE_EQUALIZED, iterations=whole_run)
     for seed in (1, 2, 3):
-        yield Cell("ddtb", 8, recipe=OF_EQUALIZED[8][-1], seed=seed, iterations=whole_run)
-    for recipe in OF_EQUALIZED[8][:-1]:
-        yield Cell("ddtb", 8, recipe=recipe, iterations=short)
-    for bits in (4, 2):
-        yield Cell("ddtb", bits, recipe=OF_EQUALIZED[bits][0], iterations=short)
+        yield Cell("ddtb", 8, recipe=WHOLE_EQUALIZED_NEUTRAL, seed=seed, iterations=whole_run)
+    for bits, recipes in OF_EQUALIZED.items():
+        for recipe in recipes:
+            yield Cell("ddtb", bits, recipe=recipe, iterations=short)
     for recipe in ("least error", "least error, PAMS", "least error, per channel"):
         yield Cell("ptq", 8, recipe=f"{recipe}, equalized")
 

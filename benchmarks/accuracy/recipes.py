@@ -231,16 +231,14 @@ OF_GATES = {  # a start at random first; of 8 bits in short runs
         for gates in ("learned steps", "neutral gates", "all gated", "all gated, neutral gates")
     ),
 }
-OF_EQUALIZED = {  # of 8 bits three short runs and a whole one
+OF_EQUALIZED = {  # short runs
     2: ("recommended, distilled, equalized, lr 2e-3",),
     4: ("recommended, distilled, equalized, lr 1e-3",),
     8: tuple(
-        f"recommended, distilled, equalized, {rest}"
-        for rest in (
-            "lr 1e-4",
-            "neutral gates, lr 1e-4",
-            "learned per channel, neutral gates, lr 1e-4",
-            "learned per channel, neutral gates, lr 2e-5",
-        )
+        f"recommended, distilled, equalized, {rest}lr 1e-4"
+        for rest in ("", "neutral gates, ", "learned per channel, neutral gates, ")
     ),
 }
+WHOLE_EQUALIZED, WHOLE_EQUALIZED_NEUTRAL = (  # at 8 bits
+    f"recommended, distilled, equalized, {rest}lr 2e-5" for rest in ("", "learned per channel, neutral gates, ")
+)
