@@ -15,7 +15,7 @@ from torch.func import functional_call
 from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
-from srq_nni.compression.sites import quantization_sites
+from srq_nni.compression.sites import Site, quantization_sites
 from srq_nni.equalization.basis import Basis, State, balanced_rotation, in_bases
 from srq_nni.equalization.noise import Noise
 from srq_nni.equalization.spaces import Freedom, Space, channel_spaces, readers
@@ -26,6 +26,7 @@ from srq_nni.quantization.targets import WEIGHT
 
 RATE = 1e-2  # of Adam, on logarithms of factors and on angles
 SMALLEST = 1e-2  # a channel below this share of the largest is taken as that
+TINY = torch.finfo(torch.float32).tiny
 TOLERANCE = 1e-3  # of the largest output; float32 leaves some 1e-6
 
 
@@ -69,7 +70,7 @@ def equalize(
     alone. Both start from statistics and follow the gradient of the expected error of the output.
 
     Args:
-        model: float network, in eval mode.
+        model: float network.
         quantization: what it will be quantized with; says where, and with how many bits.
         batches: images (N, C, H, W), as the network takes them; an iteration uses one of them, in turn.
         iterations: steps of the search, at least 0; none leaves the start from statistics.
@@ -86,41 +87,65 @@ def equalize(
         raise QuantizationError("there is no batch to equalize on; give at least one input of the network")
     if iterations < 0:
         raise QuantizationError(f"iterations: {iterations} is not allowed; give a number from 0")
-    network = expose_sites(copy.deepcopy(model)).requires_grad_(False)
+    network = expose_sites(copy.deepcopy(model)).eval().requires_grad_(False)
     sites = quantization_sites(network, sites_config_list(network, options), options.quantizer)
-    rounded = {site.module for site in sites}
+    spaces = _rounded_spaces(network, sites)
+    state: State = dict(network.named_parameters())
+    bases = [basis.to(batches[0].device) for basis in _started(network, spaces, batches)]
+    symmetric = get_method(options.quantizer).scheme == "symmetric"
+    noise = Noise(network, _counted(sites, untrained), symmetric=symmetric, seed=seed)
+    before = _psnr(network, noise, state, state, batches)
+    _search(network, noise, state, spaces, bases, batches, iterations)
+    found = _exactly(state, spaces, bases)
+    moved = _check_same(network, state, found, batches[0])
+    after = _psnr(network, noise, state, found, batches)
+    model.load_state_dict(found, strict=False)
+    linear = sum(space.freedom == Freedom.LINEAR for space in spaces)
+    return Equalized(linear, len(spaces) - linear, before, after, moved)
+
+
+def _counted(sites: Sequence[Site], untrained: bool) -> list[Site]:
+    """Return the sites whose rounding the search makes small."""
     counted = [site for site in sites if untrained or site.target != WEIGHT]
     if not counted:
         raise QuantizationError(
             "only weights are quantized, and what rounding them costs counts for untrained networks alone; "
             "equalize with untrained, or quantize inputs"
         )
+    return counted
+
+
+def _rounded_spaces(network: nn.Module, sites: Sequence[Site]) -> list[Space]:
+    """Return the spaces that convolutions with quantizers read."""
+    rounded = {site.module for site in sites}
     spaces = [space for space in channel_spaces(network) if any(use.module in rounded for use in readers(space))]
     if not spaces:
         raise QuantizationError(
-            f"no tensor of {type(model).__name__} that is quantized may change its basis; "
+            f"no tensor of {type(network).__name__} that is quantized may change its basis; "
             "what is between its convolutions fixes them all, so train it as it is"
         )
-    state: State = dict(network.named_parameters())
-    bases = [basis.to(batches[0].device) for basis in _started(network, spaces, batches)]
-    scheme = get_method(options.quantizer).scheme
-    noise = Noise(network, counted, symmetric=scheme == "symmetric", seed=seed)
-    before = _psnr(network, noise, state, state, batches)
-    _search(network, noise, state, spaces, bases, batches, iterations)
-    with torch.no_grad():
-        wide = {name: value.double() for name, value in state.items()}
-        exact = in_bases(wide, spaces, [basis.double() for basis in bases])
-        found = {name: value.to(state[name].dtype) for name, value in exact.items()}
-        moved, largest = _difference(network, state, found, batches[0])
-    if not moved <= TOLERANCE * largest:
+    return spaces
+
+
+@torch.no_grad()
+def _exactly(state: State, spaces: Sequence[Space], bases: Sequence[Basis]) -> State:
+    """Return the parameters in their bases, computed in double precision."""
+    wide = {name: value.double() for name, value in state.items()}
+    exact = in_bases(wide, spaces, [basis.double() for basis in bases])
+    return {name: value.to(state[name].dtype) for name, value in exact.items()}
+
+
+@torch.no_grad()
+def _check_same(network: nn.Module, state: State, other: State, images: torch.Tensor) -> float:
+    """Return by how much other parameters move the output, which must be next to nothing."""
+    one, two = (functional_call(network, parameters, (images,)) for parameters in (state, other))
+    moved = float((one - two).abs().max())
+    if not moved <= TOLERANCE * float(one.abs().max()):
         raise QuantizationError(
-            f"{type(model).__name__} would compute something else in the new bases (by {moved:.2g}), so two of its "
+            f"{type(network).__name__} would compute something else in the new bases (by {moved:.2g}), so two of its "
             "modules share a weight or it reads one itself; train it as it is"
         )
-    after = _psnr(network, noise, state, found, batches)
-    model.load_state_dict(found, strict=False)
-    linear = sum(space.freedom == Freedom.LINEAR for space in spaces)
-    return Equalized(linear, len(spaces) - linear, before, after, moved)
+    return moved
 
 
 def _search(
@@ -143,7 +168,7 @@ def _search(
             truth = functional_call(network, state, (images,))
         error = noise.run(images, in_bases(state, spaces, bases)) - truth
         optimizer.zero_grad()
-        (error.square().mean() / truth.square().mean()).backward()
+        (error.square().mean() / truth.square().mean().clamp_min(TINY)).backward()
         optimizer.step()
         schedule.step()
 
@@ -188,7 +213,7 @@ class _Statistics:
             if self._spaces[index].freedom == Freedom.LINEAR:
                 pixels = own.transpose(0, 1).flatten(1).double()
                 product = pixels @ pixels.T
-                self.covariance[index] += product / product.trace().clamp_min(torch.finfo(torch.float64).tiny)
+                self.covariance[index] += product / product.trace().clamp_min(TINY)
             self.largest[index] = torch.maximum(self.largest[index], own.abs().amax((0, 2, 3)))
 
         return watch
@@ -204,9 +229,4 @@ def _psnr(
         (noise.run(images, other) - functional_call(network, state, (images,))).square().mean()
         for images in batches[:count]
     ]
-    return -10 * math.log10(max(float(torch.stack(errors).mean()), torch.finfo(torch.float32).tiny))
-
-
-def _difference(network: nn.Module, state: State, other: State, images: torch.Tensor) -> tuple[float, float]:
-    one, two = (functional_call(network, parameters, (images,)) for parameters in (state, other))
-    return float((one - two).abs().max()), float(one.abs().max())
+    return -10 * math.log10(max(float(torch.stack(errors).mean()), TINY))
