@@ -115,8 +115,8 @@ def equalized_weights(cell: Cell, described: Network, weights: Path, folder: Pat
         batches = [patches.batch(iteration)["lq"] for iteration in range(1, recipe.equalized + 1)]
         untrained = cell.method == "ptq"
         block = {"bits": cell.bits, "quantizer": "ddtb" if untrained else cell.method, "wiring": cell.wiring}
-        done = equalize(model, {**block, **recipe.quantization}, batches, recipe.equalized, untrained=untrained)
-        print(f"{cell.name}: {done}", flush=True)
+        report = equalize(model, {**block, **recipe.quantization}, batches, recipe.equalized, untrained=untrained)
+        print(f"{cell.name}: {report}", flush=True)
         checkpoint.save({"params": model.state_dict()}, done)
     return done
 
