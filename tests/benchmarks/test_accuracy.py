@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import srq_nni
 from tests.benchmarks.test_accuracy_tables import row
 from tests.sr_data import REPOSITORY, SHARED
 
@@ -97,6 +98,32 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
     assert [point[:2] for point in map(tuple, progress.curve)] == [point[:2] for point in map(tuple, again.curve)]
     float_weights = torch.load(WEIGHTS, weights_only=True)["params"]
     assert not torch.equal(float_weights["conv_first.weight"], states[0]["conv_first.weight"])
+
+
+@pytest.mark.parametrize("method", ["ddtb", "ptq"])
+def test_equalized_weights_are_made_once_and_compute_what_the_given_ones_do(
+    method: str, tmp_path: Path, pairs: list[images.Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "few", recipes.Recipe(recipes.LEARNED, equalized=2))
+    asked: list[dict[str, Any]] = []
+
+    def equalize(*args: Any, **options: Any) -> Any:
+        asked.append({"block": args[1], "batches": len(args[2]), **options})
+        return srq_nni.equalize(*args, **options)
+
+    monkeypatch.setattr(measuring, "equalize", equalize)
+    cell, patches = cells.Cell(method, 8, recipe="few"), images.Patches(pairs, 2, 16, 2, 1)
+
+    made = [measuring.equalized_weights(cell, OWN, WEIGHTS, tmp_path, patches) for _ in range(2)]
+
+    quantization = {"bits": 8, "quantizer": "ddtb", "wiring": "paper", **recipes.LEARNED}
+    assert asked == [{"block": quantization, "batches": 2, "untrained": method == "ptq"}]
+    assert made == [tmp_path / "equalized.pth"] * 2
+    given, equalized = (float_networks.float_network(OWN, file) for file in (WEIGHTS, made[0]))
+    with torch.no_grad():
+        low = patches.batch(3)["lq"]
+        assert torch.allclose(given(low), equalized(low), atol=1e-5)
+    assert not torch.allclose(given.conv_first.weight, equalized.conv_first.weight)
 
 
 def test_patches_follow_from_seed_and_iteration(pairs: list[images.Pair]) -> None:
