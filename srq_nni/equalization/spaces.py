@@ -183,7 +183,7 @@ def _sum(walk: _Walk, node: fx.Node, given: list[Value]) -> Value:
 
 def _factor(walk: _Walk, node: fx.Node, given: list[Value]) -> Value:
     numbers = [item for item in node.args if isinstance(item, int | float)]
-    if len(given) == 1 and len(numbers) == 1 and isinstance(node.args[0], fx.Node):
+    if len(given) == 1 and len(numbers) == 1 and isinstance(node.args[0], fx.Node) and not node.kwargs:
         return given[0]
     return walk.fix(given)
 
@@ -191,7 +191,7 @@ def _factor(walk: _Walk, node: fx.Node, given: list[Value]) -> Value:
 def _concatenation(walk: _Walk, node: fx.Node, given: list[Value]) -> Value:
     parts = node.args[0] if node.args else ()
     dimension = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-    if dimension != 1 or not isinstance(parts, list | tuple):
+    if dimension != 1 or not parts or not isinstance(parts, list | tuple):
         return walk.fix(given)
     values = [given[node.all_input_nodes.index(part)] for part in parts]
     if any(value is None for value in values):

@@ -56,6 +56,8 @@ FIXED = {
     "a share of the sum": lambda net, x: torch.add(x, x, alpha=2),
     "rows beside each other": lambda net, x: torch.cat((x, x), 2),
     "a flip of the channels": lambda net, x: x.flip(1),
+    "a division that rounds": lambda net, x: torch.div(x, 2, rounding_mode="floor"),
+    "parts by a keyword": lambda net, x: torch.cat(tensors=(x, x), dim=2),
     "what the divisor is": lambda net, x: 1 / x,
     "other channels": lambda net, x: x + net.middle(x).mean(1, keepdim=True),
 }
