@@ -104,7 +104,9 @@ def taught_by(teacher: str, lr: str) -> Recipe:
 
 def equalized(quantization: Mapping[str, Any], lr: str, departs: str) -> Recipe:
     """Return the recipe whose float network, student and teacher, is equalized first."""
-    own = distilled(quantization, lr, f"{departs}; the float network equalized in {EQUALIZING} iterations")
+    own = distilled(
+        quantization, lr, f"{departs}; {EQUALIZING} of the iterations equalize the float network, not in min"
+    )
     return dataclasses.replace(own, equalized=EQUALIZING)
 
 
@@ -195,7 +197,11 @@ RECIPES = {
     },
     **{name: Recipe(quantization) for name, quantization in {**POST_TRAINING, **SEVEN_BIT_WEIGHTS}.items()},
     **{
-        f"{name}, equalized": Recipe(POST_TRAINING[name], equalized=EQUALIZING)
+        f"{name}, equalized": Recipe(
+            POST_TRAINING[name],
+            note=f"not trained; {EQUALIZING} iterations equalize the float network, weights counted, too",
+            equalized=EQUALIZING,
+        )
         for name in ("least error", "least error, PAMS", "least error, per channel")
     },
     "no-skt": Recipe(

@@ -121,7 +121,7 @@ def ablation(rows: Iterable[Row]) -> list[str]:
     ]
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in own:
-        groups.setdefault((row.network, row.method, row.bits, row.iterations), []).append(row)
+        groups.setdefault((row.network, row.method, row.bits, spent(row)), []).append(row)
     for (network, method, bits, iterations), group in groups.items():
         whole = next((row for row in group if row.recipe == "recommended"), None)
         what = f"{network}, {str(method).upper()}, {bits} bits, {iterations} iterations"
@@ -161,9 +161,15 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: places.get(row.cell, len(places)))
 
 
+def spent(row: Row) -> int:
+    """Return the iterations of a run, those included that chose the bases of its float network."""
+    recipe = RECIPES.get(row.recipe)
+    return row.iterations + (recipe.equalized if recipe and row.iterations else 0)
+
+
 def is_whole(row: Row) -> bool:
     """Whether a row is of a run at its network's full budget, or needed none."""
-    return row.iterations in (0, NETWORKS[row.network].iterations)
+    return spent(row) in (0, NETWORKS[row.network].iterations)
 
 
 def budget(network: Network) -> str:
@@ -208,8 +214,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw Set5 PSNR over bits, a line for each contender of seed 1 of the first network.
 
     A recipe has its colour, a method its marker, and a wiring its style. Where a contender has several learning rates
-    at a bit width, the best on the validation set counts. The picture ends a little below bicubic enlargement, which
-    some networks without training are far below.
+    at a bit width, the best on the validation set counts. One that ran at a single width is left to the table, where
+    others are lines. The picture ends a little below bicubic enlargement, which some networks without training are far
+    below.
     """
     own = [row for row in rows if row.network == rows[0].network and is_whole(row)]
     figure, axes = pyplot.subplots(figsize=(7, 4.2))
@@ -218,6 +225,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         if row.bits < 32 and row.seed == 1:
             line = lines.setdefault((row.method, row.wiring, row.recipe.partition(", lr ")[0]), {})
             line[row.bits] = max(line.get(row.bits, row), row, key=lambda row: row.val_psnr)
+    lines = {contender: line for contender, line in lines.items() if len(line) > 1} or lines
     axes.plot([str(bits) for bits in WIDTHS], [math.nan] * len(WIDTHS))  # equal distances, in this order
     recipes = list(dict.fromkeys(recipe for _, _, recipe in lines))
     for place, ((method, wiring, recipe), line) in enumerate(lines.items()):

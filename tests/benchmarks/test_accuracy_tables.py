@@ -48,6 +48,17 @@ def test_the_page_says_what_departs_from_the_protocol(network: str, text: str) -
     assert tables.budget(cells.NETWORKS[network]) == text
 
 
+def test_iterations_that_equalize_belong_to_the_budget() -> None:
+    recipe = "recommended, distilled, equalized, lr 2e-5"
+    whole, short, untrained = (
+        row(network="EDSR-32x5", recipe=name, iterations=iterations)
+        for name, iterations in ((recipe, 2850), (recipe, 450), ("least error, equalized", 0))
+    )
+
+    assert [tables.spent(one) for one in (whole, short, untrained)] == [3000, 600, 0]
+    assert [tables.is_whole(one) for one in (whole, short, untrained)] == [True, False, True]
+
+
 def test_the_page_says_what_a_recipe_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = {"network": "EDSR-32x5", "seed": 1, "iterations": 3000, "minutes": 17.0}
     rows = [row(cell="f", method="float", bits=32, wiring="", recipe="", set5_psnr=37.38, **base)]
