@@ -178,10 +178,7 @@ RECIPES = {
                 f"distilled, equalized, lr {lr}": equalized(LEARNED, lr, "the defaults")
                 for lr in ("2e-3", "1e-3", "1e-4", "2e-5")
             },
-            **{
-                f"distilled, equalized, neutral gates, lr {lr}": equalized(NEUTRAL_GATES, lr, BUT_NEUTRAL)
-                for lr in ("1e-4", "2e-5")
-            },
+            "distilled, equalized, neutral gates, lr 1e-4": equalized(NEUTRAL_GATES, "1e-4", BUT_NEUTRAL),
             **{
                 f"distilled, equalized, learned per channel, neutral gates, lr {lr}": equalized(
                     {**PER_CHANNEL, **NEUTRAL}, lr, f"{BUT_PER_CHANNEL}, gate_start: neutral"
