@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import nni_quantizers
 import torch
@@ -77,16 +78,20 @@ def finished(cell: Cell, data: Path, folder: Path) -> tuple[torch.nn.Module, Pro
 
 def _post_training(cell: Cell, described: Network, data: Path, folder: Path) -> torch.nn.Module:
     """Quantize without training, from ``CALIBRATION_BATCHES`` of training patches."""
-    block = {"quantizer": "ddtb", "bits": cell.bits, "wiring": cell.wiring, **RECIPES[cell.recipe].quantization}
     weights = float_weights(described, data, folder)
     patches = Patches(
         training_images(data, described.scale), described.scale, PROTOCOL.patch, described.batch, cell.seed
     )
-    if RECIPES[cell.recipe].equalized:
-        weights = equalized_weights(cell, described, weights, folder, patches)
-    model = insert_quantizers(float_network(described, weights), options_from(block))
+    weights = equalized_weights(cell, described, weights, folder, patches)
+    model = insert_quantizers(float_network(described, weights), options_from(quantization_of(cell)))
     calibrate(model, (patches.batch(index)["lq"] for index in range(1, CALIBRATION_BATCHES + 1)))
     return model
+
+
+def quantization_of(cell: Cell) -> dict[str, Any]:
+    """Return the ``quantization`` block of a cell, without phases; untrained grids are DDTB's if none is named."""
+    method = "ddtb" if cell.method == "ptq" else cell.method
+    return {"quantizer": method, "bits": cell.bits, "wiring": cell.wiring, **RECIPES[cell.recipe].quantization}
 
 
 def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[torch.nn.Module, Progress]:
@@ -96,8 +101,7 @@ def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[
     validation = centres(validation_images(data, scale), scale, QUICK_SIDE)
     if cell.method in nni_quantizers.QUANTIZERS:
         return nni_quantizers.train(cell, described, weights, folder, patches, validation)
-    if RECIPES[cell.recipe].equalized:
-        weights = equalized_weights(cell, described, weights, folder, patches)
+    weights = equalized_weights(cell, described, weights, folder, patches)
     name = RECIPES[cell.recipe].teacher
     teacher = (NETWORKS[name], float_weights(NETWORKS[name], data, folder)) if name else None
     opt = options(cell, described, weights, folder, teacher=teacher)
@@ -105,17 +109,17 @@ def _trained(cell: Cell, described: Network, data: Path, folder: Path) -> tuple[
 
 
 def equalized_weights(cell: Cell, described: Network, weights: Path, folder: Path, patches: Patches) -> Path:
-    """Return the file of the same float network in the bases that round best, made once into ``folder``.
+    """Return the file of a cell's float weights: in the bases that round best where its recipe equalizes them.
 
-    Its iterations see the patches that training begins with.
+    Made once into ``folder``; its iterations see the patches that training begins with.
     """
-    done, recipe = folder / "equalized.pth", RECIPES[cell.recipe]
+    done, iterations = folder / "equalized.pth", RECIPES[cell.recipe].equalized
+    if not iterations:
+        return weights
     if not done.exists():
         model = float_network(described, weights)
-        batches = [patches.batch(iteration)["lq"] for iteration in range(1, recipe.equalized + 1)]
-        untrained = cell.method == "ptq"
-        block = {"bits": cell.bits, "quantizer": "ddtb" if untrained else cell.method, "wiring": cell.wiring}
-        report = equalize(model, {**block, **recipe.quantization}, batches, recipe.equalized, untrained=untrained)
+        batches = [patches.batch(iteration)["lq"] for iteration in range(1, iterations + 1)]
+        report = equalize(model, quantization_of(cell), batches, iterations, untrained=cell.method == "ptq")
         print(f"{cell.name}: {report}", flush=True)
         checkpoint.save({"params": model.state_dict()}, done)
     return done

@@ -16,10 +16,11 @@ from torch import nn
 from torch.func import functional_call
 
 from srq_nni.compression.sites import Site
+from srq_nni.quantization.grid import along_channels, step_count, symmetric_maximum
 from srq_nni.quantization.targets import INPUT_PREFIX, WEIGHT
+from srq_nni.quantization.weight import PER_CHANNEL
 
 EXTREMES = 4  # images of a batch over which the range is averaged, so that it does not hang on one pixel
-PER_CHANNEL = "learned_per_channel"
 
 
 class Noise:
@@ -54,18 +55,18 @@ class Noise:
 
     def _rounded_weight(self, weight: torch.Tensor, site: Site) -> torch.Tensor:
         own = site.options.get("weight_range") == PER_CHANNEL
-        largest = weight.flatten(1).abs().amax(1).view(-1, 1, 1, 1) if own else weight.abs().amax()
-        return self._with_noise(weight, 2 * largest / (2**site.bits - 1))
+        largest = along_channels(weight.flatten(1).abs().amax(1), weight) if own else weight.abs().amax()
+        step = largest / symmetric_maximum(site.bits) if self._symmetric else 2 * largest / step_count(site.bits)
+        return self._with_noise(weight, step)
 
     def _rounded_activation(self, x: torch.Tensor, bits: int) -> torch.Tensor:
         pixels = x.flatten(1)
         count = min(EXTREMES, len(pixels))
         if self._symmetric:
-            width = 2 * pixels.abs().amax(1).topk(count).values.mean()
-        else:
-            lower = pixels.amin(1).topk(count, largest=False).values.mean()
-            width = pixels.amax(1).topk(count).values.mean() - lower.clamp(max=0)
-        return self._with_noise(x, width / (2**bits - 1))
+            return self._with_noise(x, pixels.abs().amax(1).topk(count).values.mean() / symmetric_maximum(bits))
+        lower = pixels.amin(1).topk(count, largest=False).values.mean().clamp(max=0)
+        upper = pixels.amax(1).topk(count).values.mean()
+        return self._with_noise(x, (upper - lower) / step_count(bits))
 
     def _with_noise(self, x: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         drawn = torch.rand(x.shape, generator=self._generator, dtype=x.dtype) - 0.5

@@ -11,14 +11,13 @@ from torch import nn
 from srq_nni.compression.sites import Site
 from srq_nni.equalization.noise import Noise
 from srq_nni.functional import ddtb_quantize, pams_quantize
-from srq_nni.quantization.weight import PAMSWeight
 
 IMAGES = torch.rand(3, 2, 64, 64, generator=torch.Generator().manual_seed(5)) * 3 - 1
 
 
-def network(weight: torch.Tensor | None = None) -> nn.Sequential:
+def network() -> nn.Sequential:
     convolution = nn.Conv2d(2, 2, 1, bias=False)
-    convolution.weight.data = torch.eye(2).view(2, 2, 1, 1) if weight is None else weight
+    convolution.weight.data = torch.eye(2).view(2, 2, 1, 1)
     return nn.Sequential(convolution)
 
 
@@ -59,22 +58,26 @@ def test_a_tensor_that_is_never_negative_has_steps_from_zero() -> None:
     assert float((noisy - images).abs().max()) == pytest.approx(float(images.amax((1, 2, 3)).mean()) / 15 / 2, rel=0.01)
 
 
+@pytest.mark.parametrize(("symmetric", "divisor"), [(True, 127), (False, 127.5)], ids=["pams", "ddtb"])
 @pytest.mark.parametrize("options", [{}, {"weight_range": "learned_per_channel"}], ids=["tensor", "channel"])
-def test_weights_get_the_error_of_one_step_or_of_one_a_channel(options: dict[str, Any]) -> None:
-    weight = torch.randn(2, 2000, 1, 1, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 0.1]).view(
-        2, 1, 1, 1
-    )
-    model = nn.Sequential(nn.Conv2d(2000, 2, 1, bias=False))
-    model[0].weight.data = weight
-    noise = Noise(model, [Site("0", "weight", 8, options)], symmetric=True, seed=1)
-    parts = torch.eye(2000).view(2000, 2000, 1, 1)  # each image shows one column of the weight
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.Linear])
+def test_weights_get_the_error_of_one_step_or_of_one_a_channel(
+    layer: type[nn.Module], options: dict[str, Any], symmetric: bool, divisor: float
+) -> None:
+    weight = torch.randn(2, 2000, generator=torch.Generator().manual_seed(2)) * torch.tensor([[1.0], [0.1]])
+    parts = torch.eye(2000)  # each image shows one column of the weight
+    if layer is nn.Conv2d:
+        model, parts = nn.Sequential(nn.Conv2d(2000, 2, 1, bias=False)), parts.view(2000, 2000, 1, 1)
+    else:
+        model = nn.Sequential(nn.Linear(2000, 2, bias=False))
+    model[0].weight.data = weight.view_as(model[0].weight)
+    noise = Noise(model, [Site("0", "weight", 8, options)], symmetric=symmetric, seed=1)
     with torch.no_grad():
-        found = noise.run(parts, dict(model.named_parameters()))[:, :, 0, 0].T - weight[:, :, 0, 0]
+        found = noise.run(parts, dict(model.named_parameters())).flatten(1).T - weight
 
-    largest = weight.flatten(1).abs().amax(1) if options else weight.abs().max().expand(2)
+    largest = weight.abs().amax(1) if options else weight.abs().max().expand(2)
     for row, top in zip(found, largest, strict=True):
-        assert float(row.std()) == pytest.approx(float(2 * top / 255 / 12**0.5), rel=0.05)
-    assert PAMSWeight(8, **options)(weight).shape == weight.shape  # the option is the quantizer's own
+        assert float(row.std()) == pytest.approx(float(top / divisor / 12**0.5), rel=0.05)
 
 
 def test_it_is_drawn_again_after_a_restart_and_leaves_no_hook() -> None:
