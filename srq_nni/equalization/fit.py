@@ -16,7 +16,7 @@ from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.config import sites_config_list
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.sites import Site, quantization_sites
-from srq_nni.equalization.basis import Basis, State, balanced_rotation, in_bases
+from srq_nni.equalization.basis import Basis, State, balanced, evened, in_bases
 from srq_nni.equalization.noise import Noise
 from srq_nni.equalization.spaces import Freedom, Space, channel_spaces, readers
 from srq_nni.errors import QuantizationError
@@ -25,7 +25,6 @@ from srq_nni.quantization.methods import get_method
 from srq_nni.quantization.targets import WEIGHT
 
 RATE = 1e-2  # of Adam, on logarithms of factors and on angles
-SMALLEST = 1e-2  # a channel below this share of the largest is taken as that
 TINY = torch.finfo(torch.float32).tiny
 TOLERANCE = 1e-3  # of the largest output; float32 leaves some 1e-6
 
@@ -66,8 +65,8 @@ def equalize(
     """Put the tensors of a float network into bases in which rounding them costs least, in place.
 
     The network computes what it computed, up to rounding of float32. Where only convolutions, sums and concatenations
-    touch a tensor, its basis is any rotation with any factors (the residual stream of EDSR); behind a ReLU, factors
-    alone. Both start from statistics and follow the gradient of the expected error of the output.
+    touch a tensor, its basis is any invertible matrix (the residual stream of EDSR); behind a ReLU, positive factors
+    of single channels. Both start from statistics and follow the gradient of the expected error of the output.
 
     Args:
         model: float network.
@@ -180,12 +179,8 @@ def _started(network: nn.Module, spaces: Sequence[Space], batches: Sequence[torc
         for images in batches:
             network(images)
     for index, space in enumerate(spaces):
-        if space.freedom == Freedom.LINEAR:
-            yield Basis(space, balanced_rotation(seen.covariance[index]).float(), torch.zeros(space.channels))
-            continue
-        largest = seen.largest[index]
-        logarithms = largest.clamp_min(SMALLEST * largest.max()).log().nan_to_num(0.0, 0.0, 0.0)
-        yield Basis(space, torch.eye(space.channels), (logarithms.mean() - logarithms) / 2)
+        linear = space.freedom == Freedom.LINEAR
+        yield (balanced(seen.covariance[index]) if linear else evened(seen.largest[index])).float()
 
 
 class _Statistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,17 +13,23 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from srq_nni.archs.quantized_arch import build_float
-from srq_nni.equalization.basis import Basis, balanced_rotation, in_bases
+from srq_nni.equalization.basis import Basis, balanced, evened, in_bases
 from srq_nni.equalization.spaces import Freedom, Space, channel_spaces
 from tests.equalization.networks import LINEAR, POSITIVE, PRESETS, Between
 
 
+def random_rotation(count: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(count, count, generator=generator, dtype=torch.float64))[0]
+
+
 def random_basis(space: Space, seed: int) -> Basis:
     generator = torch.Generator().manual_seed(seed)
-    start = torch.linalg.qr(torch.randn(space.channels, space.channels, generator=generator, dtype=torch.float64))[0]
-    basis = Basis(space, start, torch.randn(space.channels, generator=generator, dtype=torch.float64))
-    if basis.turn is not None:
-        basis.turn.data.normal_(generator=generator)
+    stretch = torch.randn(space.channels, generator=generator, dtype=torch.float64)
+    if space.freedom != Freedom.LINEAR:
+        return Basis(stretch)
+    basis = Basis(stretch, (random_rotation(len(stretch), generator), random_rotation(len(stretch), generator)))
+    for rotation in (basis.inner, basis.outer):
+        rotation.turn.data.normal_(generator=generator)
     return basis
 
 
@@ -74,13 +81,43 @@ def test_the_inverse_is_one() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 32])
-def test_the_start_is_a_rotation_that_spreads_the_strongest_component(count: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    components = torch.linalg.qr(torch.randn(count, count, generator=generator, dtype=torch.float64))[0]
-    variances = 10.0 ** -torch.arange(count, dtype=torch.float64)
+def test_the_start_spreads_every_component_and_costs_least(count: int) -> None:
+    components = random_rotation(count, torch.Generator().manual_seed(0))
+    variances = 2.0 ** -torch.arange(count, dtype=torch.float64).clamp_max(12)
+    covariance = components @ torch.diag(variances) @ components.T
 
-    rotation = balanced_rotation(components @ torch.diag(variances) @ components.T)
+    with torch.no_grad():
+        matrix, inverse = balanced(covariance).matrices()
 
-    assert torch.allclose(rotation @ rotation.T, torch.eye(count, dtype=torch.float64), atol=1e-12)
-    spread = (rotation @ components[:, 0]).square()
-    assert torch.allclose(spread, torch.full((count,), 1 / count, dtype=torch.float64), atol=1e-12)
+    spread = (matrix @ covariance @ matrix.T).diagonal()
+    assert spread.max() < 2 * spread.mean() + 1e-12  # as no entry of the orthonormal DCT is above sqrt(2 / C)
+    noise = inverse.square().sum()  # of equal steps in the new channels, seen in the old ones
+    assert torch.allclose(spread.sum() * noise, variances.sqrt().sum() ** 2)  # least possible (Cauchy and Schwarz)
+    assert math.isclose(float(matrix.det().abs()), 1, rel_tol=1e-9)
+
+
+def test_an_only_component_is_spread_evenly() -> None:
+    only = torch.tensor([3.0, -1.0, 2.0, 0.0], dtype=torch.float64)
+
+    with torch.no_grad():
+        matrix, _ = balanced(torch.outer(only, only)).matrices()
+
+    assert torch.allclose((matrix @ only).abs(), (matrix @ only).abs().mean().expand(4))
+
+
+def test_factors_halve_what_ranges_differ_by() -> None:
+    with torch.no_grad():
+        matrix, _ = evened(torch.tensor([16.0, 4.0, 1.0, 1e-9])).matrices()
+
+    made = torch.tensor([16.0, 4.0, 1.0, 0.16]) * matrix.diagonal()  # a hundredth of the largest is the least
+    assert torch.allclose(made[:3] / made[0], torch.tensor([1.0, 0.5, 0.25]))
+    assert torch.allclose(made[3] / made[0], torch.tensor(0.1))
+    assert math.isclose(float(matrix.det()), 1, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("start", [balanced(torch.zeros(3, 3)), evened(torch.zeros(3))])
+def test_channels_that_are_always_zero_keep_their_size(start: Basis) -> None:
+    with torch.no_grad():
+        matrix, _ = start.matrices()
+
+    assert torch.allclose(matrix @ matrix.T, torch.eye(3).to(matrix), atol=1e-6)
