@@ -23,7 +23,6 @@ from recipes import (
     SEVEN_BIT_WEIGHTS,
     TAUGHT,
     WHOLE_EQUALIZED,
-    WHOLE_EQUALIZED_NEUTRAL,
     WITH_SKIPS,
 )
 
@@ -107,9 +106,8 @@ def _gates_and_teachers() -> Iterator[Cell]:
 def _equalized() -> Iterator[Cell]:
     """Yield the cells of float networks in other bases, whose iterations are those of the protocol together."""
     whole_run, short = PROTOCOL.iterations - EQUALIZING, ABLATION - EQUALIZING
-    yield Cell("ddtb", 8, recipe=WHOLE_EQUALIZED, iterations=whole_run)
     for seed in (1, 2, 3):
-        yield Cell("ddtb", 8, recipe=WHOLE_EQUALIZED_NEUTRAL, seed=seed, iterations=whole_run)
+        yield Cell("ddtb", 8, recipe=WHOLE_EQUALIZED, seed=seed, iterations=whole_run)
     for bits, recipes in OF_EQUALIZED.items():
         for recipe in recipes:
             yield Cell("ddtb", bits, recipe=recipe, iterations=short)

@@ -42,7 +42,7 @@ MAE_MIDRISE = {"calibration": "mae", "weight_range": "learned_midrise"}
 NEUTRAL = {"gate_start": "neutral"}
 NEUTRAL_GATES = {**LEARNED, **NEUTRAL}
 EQUALIZING = 150  # iterations
-ALL_GATED = {"dynamic_ratio": 1.0}
+ALL_GATED, NO_GATES = {"dynamic_ratio": 1.0}, {"dynamic_ratio": 0.0}
 WITHOUT_VNNI = {"weight": 7, "activation": 8}  # no two products of these bytes leave int16
 POST_TRAINING = {
     "min-max": {"calibration": "percentile", "weight_range": "percentile", "percentile": 100.0},
@@ -176,20 +176,23 @@ RECIPES = {
             },
             **{
                 f"distilled, equalized, lr {lr}": equalized(LEARNED, lr, "the defaults")
-                for lr in ("2e-3", "1e-3", "1e-4", "2e-5")
+                for lr in ("2e-3", "1e-3", "1e-4")
             },
             "distilled, equalized, neutral gates, lr 1e-4": equalized(NEUTRAL_GATES, "1e-4", BUT_NEUTRAL),
             **{
-                f"distilled, equalized, learned per channel, neutral gates, lr {lr}": equalized(
-                    {**PER_CHANNEL, **NEUTRAL}, lr, f"{BUT_PER_CHANNEL}, gate_start: neutral"
+                f"distilled, equalized, learned per channel, {gates}, lr 2e-5": equalized(
+                    {**PER_CHANNEL, **quantization}, "2e-5", f"{BUT_PER_CHANNEL}, {departs}"
                 )
-                for lr in ("1e-4", "2e-5")
+                for gates, quantization, departs in (
+                    ("neutral gates", NEUTRAL, "gate_start: neutral"),
+                    ("without gates", NO_GATES, "dynamic_ratio: 0"),
+                )
             },
             "distilled, learned steps, weights of 7 bits, lr 2e-5": distilled(
                 {**LEARNED, "bits": WITHOUT_VNNI}, "2e-5", "the defaults, but weights of 7 bits"
             ),
             "without SKT": Recipe(LEAST_ERROR, {**COSINE, "skt_opt": None}),
-            "without gates": Recipe({**LEAST_ERROR, "dynamic_ratio": 0.0}, COSINE),
+            "without gates": Recipe({**LEAST_ERROR, **NO_GATES}, COSINE),
         }.items()
     },
     **{name: Recipe(quantization) for name, quantization in {**POST_TRAINING, **SEVEN_BIT_WEIGHTS}.items()},
@@ -234,14 +237,14 @@ OF_GATES = {  # a start at random first; of 8 bits in short runs
         for gates in ("learned steps", "neutral gates", "all gated", "all gated, neutral gates")
     ),
 }
+WHOLE_EQUALIZED = "recommended, distilled, equalized, learned per channel, without gates, lr 2e-5"  # at 8 bits
 OF_EQUALIZED = {  # short runs
     2: ("recommended, distilled, equalized, lr 2e-3",),
     4: ("recommended, distilled, equalized, lr 1e-3",),
-    8: tuple(
-        f"recommended, distilled, equalized, {rest}lr 1e-4"
-        for rest in ("", "neutral gates, ", "learned per channel, neutral gates, ")
+    8: (
+        "recommended, distilled, equalized, lr 1e-4",
+        "recommended, distilled, equalized, neutral gates, lr 1e-4",
+        "recommended, distilled, equalized, learned per channel, neutral gates, lr 2e-5",
+        WHOLE_EQUALIZED,
     ),
 }
-WHOLE_EQUALIZED, WHOLE_EQUALIZED_NEUTRAL = (  # at 8 bits
-    f"recommended, distilled, equalized, {rest}lr 2e-5" for rest in ("", "learned per channel, neutral gates, ")
-)
