@@ -15,8 +15,8 @@ import torch
 from provenance import provenance
 
 import srq_nni  # noqa: F401 - BasicSR can be imported only after it
+from srq_nni.models.dataset_images import ImageSet, Pair
 from srq_nni.search import Budget, search_bits
-from srq_nni.search.images import ImageSet, Pair
 from srq_nni.search.run import Point, SearchResult
 from srq_nni.search.setup import Problem, problem_from
 from srq_nni.search.write import table

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from srq_nni.atomic import atomic_file
+from srq_nni.models.dataset_images import ImageSet
 from srq_nni.search.bank import Bank, Key
-from srq_nni.search.images import ImageSet
 
 FORMAT_VERSION = 2  # 1 knew fewer ways to start
 LUMA = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255  # of ITU-R BT.601, as BasicSR's metrics have it

@@ -11,6 +11,7 @@ from typing import Any
 
 from srq_nni import checkpoint
 from srq_nni.archs.aliases_arch import ALIASES, is_alias
+from srq_nni.archs.network_blocks import network_blocks
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.blocks import expose_sites
 from srq_nni.compression.config import sites_config_list
@@ -19,14 +20,13 @@ from srq_nni.compression.presets import find_preset
 from srq_nni.compression.profiles import range_key
 from srq_nni.compression.sites import Site, quantization_sites
 from srq_nni.errors import OptionError
+from srq_nni.models.dataset_images import ImageSet, images_from
 from srq_nni.quantization.grid import check_bits
 from srq_nni.search.bank import Bank, Key
 from srq_nni.search.block import quantization_block
-from srq_nni.search.images import ImageSet, images_from
 from srq_nni.search.measure import Measurer
 from srq_nni.search.units import Assignment, Unit, units_of
 from srq_nni.summary.network import summarize_network
-from srq_nni.summary.options_file import network_blocks
 from srq_nni.summary.rows import Summary
 
 WIDTHS = (8, 6, 4, 3, 2)

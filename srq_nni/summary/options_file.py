@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from srq_nni import checkpoint
-from srq_nni.archs.aliases_arch import is_alias, two_blocks
+from srq_nni.archs.network_blocks import network_blocks
 from srq_nni.archs.quantized_arch import build_float, insert_quantizers
 from srq_nni.compression.options import QuantizationOptions, options_from
 from srq_nni.compression.presets import find_preset
-from srq_nni.compression.profiles import apply_profile
-from srq_nni.errors import OptionError
 from srq_nni.models.options import read_options
 from srq_nni.quantization.activation import DDTBActivation
 from srq_nni.quantization.layers import activation_quantizers
@@ -80,26 +78,6 @@ def summarize_checkpoint(path: str | os.PathLike[str]) -> Summary:
     network, quantization = blocks
     summary = summarize_network(model, subject=Path(path).name, wiring=_wiring(options_from(quantization)))
     return replace(summary, network=str(network.get("type")))
-
-
-def network_blocks(opt: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return the ``network_g`` block of the float network and the ``quantization`` block, or None without one.
-
-    A network under a name of its own, such as ``PAMS_EDSR``, gives both; a profile is written out.
-
-    Raises:
-        OptionError: if a block is missing or is no block.
-    """
-    network, block = opt.get("network_g"), opt.get("quantization")
-    if not isinstance(network, Mapping):
-        raise OptionError("key 'network_g' is missing or no block; add it, as in the files of basicsr_configs/")
-    if is_alias(network):
-        return two_blocks(network)
-    if block is None:
-        return dict(network), None
-    if not isinstance(block, Mapping):
-        options_from(block)  # raises, with the sentence that training gives
-    return dict(network), apply_profile(block, network.get("type"))
 
 
 def _wiring(options: QuantizationOptions | None) -> str:
