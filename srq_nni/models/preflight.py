@@ -20,6 +20,7 @@ from srq_nni.compression.presets import find_preset
 from srq_nni.errors import OptionError
 from srq_nni.models import cpu_distributed
 from srq_nni.models.base import check_base_model
+from srq_nni.models.equalized_start import check_equalization
 from srq_nni.models.preflight_alias import check_alias, refuse_alias
 from srq_nni.models.preflight_data import check_datasets
 from srq_nni.models.preflight_teacher import check_teacher
@@ -220,3 +221,4 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
         raise OptionError("path: pretrain_network_g is missing; give the checkpoint to test")
     if is_train:
         check_teacher(opt, options)
+        check_equalization(opt)

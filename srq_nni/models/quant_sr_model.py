@@ -33,6 +33,7 @@ from srq_nni.errors import OptionError
 from srq_nni.models import saving
 from srq_nni.models.average import copy_quantizers, copy_state
 from srq_nni.models.base import DEFAULT_BASE, NetworkBlock, find_base_model
+from srq_nni.models.equalized_start import equalized_path
 from srq_nni.models.injected_loss import inject
 from srq_nni.models.monitor import QuantizerMonitor
 from srq_nni.models.speed import speed_from
@@ -63,7 +64,8 @@ class QuantSRModel(SRModel):
     (float teacher: ``network_t``, or ``network_g`` without quantizers), ``train: skt_opt`` (loss between its feature
     and the network's), ``train: distill_opt`` (loss between its output and the network's; ``train: distill_flips``),
     ``train: optim_q`` (learning rate of the bounds: ``relative_lr`` in widths of a quantizer, or ``lr`` in the unit of
-    the activations), ``train: amp`` and ``train: channels_last`` (see ``speed.Speed``).
+    the activations), ``train: equalize_iter`` (see ``equalized_path``), ``train: amp`` and ``train: channels_last``
+    (see ``speed.Speed``).
     """
 
     net_g: nn.Module
@@ -85,7 +87,7 @@ class QuantSRModel(SRModel):
         self.teacher_losses: TeacherLosses | None = None
         self.monitor = QuantizerMonitor(opt)
         block = NetworkBlock(type="QuantizedNetwork", base=self.base_network, quantization=quantization)
-        path = self._start_of_the_student(opt["path"]) if opt["is_train"] else opt["path"]
+        path = self._start_of_the_student(equalized_path(opt)) if opt["is_train"] else opt["path"]
         super().__init__({**opt, "network_g": block, "quantization": quantization, "path": path})
 
     def _start_of_the_student(self, path: dict[str, Any]) -> dict[str, Any]:

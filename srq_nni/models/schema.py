@@ -187,6 +187,8 @@ class Train(Block):
     """Learning rate of the bounds (QuantSRModel); with profile: official and if missing, lr: 0.01 as published."""
     scheduler: Scheduler
     """How the learning rates fall, the bounds' included."""
+    equalize_iter: Annotated[int, Field(strict=True, ge=0)] = 0
+    """Iterations that put the float weights into bases that round better (QuantSRModel), before all others; 0: none."""
     warmup_iter: Number = -1
     """Iterations in which the learning rates rise from 0; -1 for none."""
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0

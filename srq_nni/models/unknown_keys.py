@@ -34,7 +34,7 @@ HOMES: dict[str, type[BaseModel]] = {
 }
 ONLY_QUANTIZED: dict[str, tuple[str, ...]] = {
     "": ("network_t",),
-    "train": (*TEACHER_LOSSES, "distill_flips", "optim_q"),
+    "train": (*TEACHER_LOSSES, "distill_flips", "equalize_iter", "optim_q"),
     "path": ("pretrain_network_t",),
 }
 LIKENESS = 0.75  # skt_opts and optim-q are alike to what was meant, fix_flow and warm_up to nothing

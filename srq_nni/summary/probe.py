@@ -69,6 +69,7 @@ class _Stepper:
         own["num_gpu"] = torch.cuda.device_count() if own["num_gpu"] == "auto" else own["num_gpu"]
         own |= {"is_train": True, "dist": False, "rank": 0, "world_size": 1}
         own["path"] = {}
+        own["train"].pop("equalize_iter", None)  # which reads images, before the steps that count
         kind = MODEL_REGISTRY.get(own["model_type"])
         self.model: Any = (_Probed if kind is QuantSRModel else kind)(own)
         self.device = self.model.device

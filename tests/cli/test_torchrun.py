@@ -34,7 +34,7 @@ def options_file(photo_folders: Path, tmp_path: Path) -> str:
     """Write options without a seed, so that each process draws one of its own."""
     options = changed(train_options(photo_folders, float_checkpoint(tmp_path / "float.pth")), "quantization", DDTB)
     del options["manual_seed"]
-    options["train"]["total_iter"] = LAST
+    options["train"] |= {"total_iter": LAST, "equalize_iter": 2}
     return write_yaml(tmp_path / "train.yml", options)
 
 
@@ -52,6 +52,7 @@ def test_torchrun_trains_in_two_processes(photo_folders: Path, tmp_path: Path) -
         "net_g_latest.pth",
     ]
     assert not srq_nni.load(tmp_path / MODELS / "net_g_latest.pth").training
+    assert (tmp_path / "experiments" / "tiny" / "equalized.pth").is_file()
     log = next((tmp_path / "experiments/tiny").glob("*.log")).read_text()
     assert "World size (gpu number): 2" in log and "psnr" in log
 
