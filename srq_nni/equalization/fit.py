@@ -86,13 +86,11 @@ def equalize(
         raise QuantizationError("there is no batch to equalize on; give at least one input of the network")
     if iterations < 0:
         raise QuantizationError(f"iterations: {iterations} is not allowed; give a number from 0")
-    network = expose_sites(copy.deepcopy(model)).eval().requires_grad_(False)
-    sites = quantization_sites(network, sites_config_list(network, options), options.quantizer)
-    spaces = _rounded_spaces(network, sites)
+    network, sites, spaces = _prepared(model, options, untrained)
     state: State = dict(network.named_parameters())
     bases = [basis.to(batches[0].device) for basis in _started(network, spaces, batches)]
     symmetric = get_method(options.quantizer).scheme == "symmetric"
-    noise = Noise(network, _counted(sites, untrained), symmetric=symmetric, seed=seed)
+    noise = Noise(network, sites, symmetric=symmetric, seed=seed)
     before = _psnr(network, noise, state, state, batches)
     _search(network, noise, state, spaces, bases, batches, iterations)
     found = _exactly(state, spaces, bases)
@@ -101,6 +99,20 @@ def equalize(
     model.load_state_dict(found, strict=False)
     linear = sum(space.freedom == Freedom.LINEAR for space in spaces)
     return Equalized(linear, len(spaces) - linear, before, after, moved)
+
+
+def check_equalizable(model: nn.Module, options: QuantizationOptions) -> None:
+    """Raise what ``equalize`` would for a network that trains, as far as that can be known without images."""
+    _prepared(model, options, untrained=False)
+
+
+def _prepared(
+    model: nn.Module, options: QuantizationOptions, untrained: bool
+) -> tuple[nn.Module, list[Site], list[Space]]:
+    """Return a copy of the network, the sites whose rounding counts, and the spaces that may change."""
+    network = expose_sites(copy.deepcopy(model)).eval().requires_grad_(False)
+    sites = quantization_sites(network, sites_config_list(network, options), options.quantizer)
+    return network, _counted(sites, untrained), _rounded_spaces(network, sites)
 
 
 def _counted(sites: Sequence[Site], untrained: bool) -> list[Site]:

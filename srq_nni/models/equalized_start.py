@@ -9,6 +9,7 @@ from typing import Any
 from basicsr.utils import get_root_logger
 from torch import distributed
 
+from srq_nni.equalization.fit import check_equalizable
 from srq_nni.equalization.option_file import equalize_weights, float_start, networks_to_start
 from srq_nni.errors import CheckpointError
 from srq_nni.models.dataset_images import images_from
@@ -23,7 +24,7 @@ def check_equalization(opt: Mapping[str, Any]) -> None:
         SRQError: one sentence that names the key.
     """
     if opt["train"].get("equalize_iter"):
-        float_start(opt)
+        check_equalizable(*float_start(opt))
         images_from(opt, count=1)
 
 

@@ -19,6 +19,7 @@ from srq_nni.summary.probe import probe_training
 from tests.sr_data import Missing, changed, float_checkpoint, train_options, write_yaml
 
 BODY = "body.0.conv1.weight"
+ENTRY = {"op_names": ["body.0.conv1"], "target_names": ["_input_0", "weight"], "quant_dtype": "int8"}
 RUN = Path("experiments/tiny")
 
 
@@ -134,6 +135,16 @@ def test_measuring_the_time_of_a_training_reads_no_image(equalizing: dict[str, A
             "quantization:student",
             "random",
             "quantization: student: random trains other weights than the float ones that are equalized; give student: ",
+        ),
+        (
+            "quantization",
+            {"quantizer": "pams", "config_list": [{**ENTRY, "target_names": ["weight"]}]},
+            "only weights are quantized, and what rounding them costs counts for untrained networks alone; equalize ",
+        ),
+        (
+            "quantization",
+            {"quantizer": "pams", "config_list": [{**ENTRY, "op_names": ["conv_last"]}]},
+            "no tensor of EDSR that is quantized may change its basis; what is between its convolutions fixes them all",
         ),
         ("datasets:train:type", "SingleImageDataset", "datasets: train: type 'SingleImageDataset' has no pairs; give"),
     ],
