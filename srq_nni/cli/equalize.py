@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
 
     from srq_nni.atomic import file_to_write
-    from srq_nni.equalization.option_file import equalize_weights, settings_to_train
+    from srq_nni.models.equalized_weights import equalize_weights, settings_to_train
     from srq_nni.models.options import read_options
 
     opt = read_options(args.opt, args.force_yml)

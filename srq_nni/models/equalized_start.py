@@ -10,9 +10,9 @@ from basicsr.utils import get_root_logger
 from torch import distributed
 
 from srq_nni.equalization.fit import check_equalizable
-from srq_nni.equalization.option_file import equalize_weights, float_start, networks_to_start
 from srq_nni.errors import CheckpointError
 from srq_nni.models.dataset_images import images_from
+from srq_nni.models.equalized_weights import equalize_weights, float_start, networks_to_start
 
 FILE = "equalized.pth"
 

@@ -12,8 +12,8 @@ import torch
 from srq_nni import checkpoint
 from srq_nni.archs.quantized_arch import build_float
 from srq_nni.cli.main import main
-from srq_nni.equalization import option_file
-from srq_nni.equalization.option_file import equalize_weights, settings_to_train
+from srq_nni.models import equalized_weights
+from srq_nni.models.equalized_weights import equalize_weights, settings_to_train
 from tests.search.conftest import NETWORK, WEIGHTS, options_for
 from tests.sr_data import Missing, changed, write_yaml
 
@@ -102,10 +102,10 @@ def test_a_teacher_is_named_where_its_features_are_compared(crops: Path) -> None
 def test_images_of_several_sizes_make_several_batches(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(option_file, "BATCH", 2)
+    monkeypatch.setattr(equalized_weights, "BATCH", 2)
     sizes = [8, 10, 8, 8, 10]
 
-    batches = option_file._batches([torch.zeros(1, 3, size, 8) for size in sizes])
+    batches = equalized_weights._batches([torch.zeros(1, 3, size, 8) for size in sizes])
 
     assert [tuple(batch.shape) for batch in batches] == [(2, 3, 8, 8), (1, 3, 8, 8), (2, 3, 10, 8)]
 
@@ -137,7 +137,7 @@ def test_a_file_from_before_stays_when_the_search_is_stopped(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(option_file, "equalize", stop)
+    monkeypatch.setattr(equalized_weights, "equalize", stop)
     with pytest.raises(SystemExit) as ended:
         main(["equalize", "-opt", file, "-o", "out.pth", *QUICK])
 
