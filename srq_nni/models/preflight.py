@@ -94,6 +94,8 @@ def check_options(opt: Mapping[str, Any], *, is_train: bool, launcher: str = "no
     if not quantized:
         warnings += ignored_settings(opt)
     check_datasets(opt["datasets"], opt.get("scale"), is_train=is_train)
+    if quantized and is_train:
+        check_equalization(opt)  # on one of these images
     return warnings
 
 
@@ -221,4 +223,3 @@ def _check_quantized_model(opt: Mapping[str, Any], is_train: bool) -> None:
         raise OptionError("path: pretrain_network_g is missing; give the checkpoint to test")
     if is_train:
         check_teacher(opt, options)
-        check_equalization(opt)

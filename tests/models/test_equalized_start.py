@@ -146,6 +146,7 @@ def test_measuring_the_time_of_a_training_reads_no_image(equalizing: dict[str, A
             {"quantizer": "pams", "config_list": [{**ENTRY, "op_names": ["conv_last"]}]},
             "no tensor of EDSR that is quantized may change its basis; what is between its convolutions fixes them all",
         ),
+        ("datasets:train:dataroot_lq", "nowhere", "datasets: train: dataroot_lq: 'nowhere' is not a folder; "),
         ("datasets:train:type", "SingleImageDataset", "datasets: train: type 'SingleImageDataset' has no pairs; give"),
     ],
 )
