@@ -32,6 +32,7 @@ def small_training(options: dict[str, Any]) -> list[str]:
     overrides = [f"{train}gt_size=24", f"{train}batch_size_per_gpu=2", f"{train}num_worker_per_gpu=0"]
     overrides += ["logger:print_freq=1", "logger:save_checkpoint_freq=2", "logger:use_tb_logger=false"]
     overrides += ["val:val_freq=2"] * ("val" in options)
+    overrides += ["train:equalize_iter=2"] * ("equalize_iter" in options["train"])
     return [*small_network(options), *overrides, "train:total_iter=2"]
 
 

@@ -28,8 +28,12 @@ import recipes  # noqa: E402
 
 FOLDER = REPOSITORY / "basicsr_configs"
 CONFIGS = sorted(FOLDER.rglob("*.yml"))
-RECOMMENDED = FOLDER / "train" / "train_DDTB_EDSR_x2_recommended.yml"
-TRAINING = [p for p in CONFIGS if p.stem.startswith("train_") and not p.stem.endswith(("_demo", "_recommended"))]
+RECOMMENDED = {  # file -> recipe of the accuracy table, and its iterations beside those that equalize
+    FOLDER / "train" / "train_DDTB_EDSR_x2_recommended.yml": (recipes.BEST[4], 3000),
+    FOLDER / "train" / "train_DDTB_EDSR_x2_int8.yml": (recipes.WHOLE_EQUALIZED, 2850),
+}
+OURS = ("_demo", "_recommended", "_int8")
+TRAINING = [p for p in CONFIGS if p.stem.startswith("train_") and not p.stem.endswith(OURS)]
 TESTS = [path for path in CONFIGS if path.stem.startswith("test_")]
 NETWORKS = {"EDSR_M": (2, 3, 4), "RDN_B": (2, 3, 4), "SRResNet_": (2, 4)}
 RECIPES = {f"{method}_{arch}x{s}" for method in ("PAMS", "DDTB") for arch, scales in NETWORKS.items() for s in scales}
@@ -66,7 +70,9 @@ def stem(path: Path) -> str:
 
 def test_there_is_a_file_for_each_method_network_and_scale() -> None:
     assert {path.stem.removeprefix("train_") for path in TRAINING} == RECIPES
-    assert {path.stem.removeprefix("test_") for path in TESTS} == RECIPES | {RECOMMENDED.stem.removeprefix("train_")}
+    assert {path.stem.removeprefix("test_") for path in TESTS} == RECIPES | {
+        path.stem.removeprefix("train_") for path in RECOMMENDED
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=stem)
@@ -110,14 +116,16 @@ def test_the_recipe_is_the_published_one(path: Path) -> None:
     assert options["path"]["strict_load_g"] is True
 
 
-def test_the_recommended_file_is_the_recipe_that_was_measured() -> None:
+@pytest.mark.parametrize("path", RECOMMENDED, ids=stem)
+def test_the_recommended_file_is_the_recipe_that_was_measured(path: Path) -> None:
     """The YAML that users copy trains as the cell of the accuracy table does."""
-    options = read_options(RECOMMENDED)
-    cell = cells.Cell("ddtb", options["quantization"]["bits"], recipe=recipes.BEST[options["quantization"]["bits"]])
+    options, (recipe, iterations) = read_options(path), RECOMMENDED[path]
+    cell = cells.Cell("ddtb", options["quantization"]["bits"], recipe=recipe, iterations=iterations)
     measured = pipeline.options(cell, cells.NETWORKS["EDSR-32x5"], Path("weights.pth"), Path("folder"))
     defaults = {"calibration": "mse", "weight_range": "learned"}
-    assert options["quantization"] | defaults == measured["quantization"]
+    assert defaults | options["quantization"] == measured["quantization"]
     train, expected = options["train"], measured["train"]
+    assert train.pop("equalize_iter", 0) == recipes.RECIPES[recipe].equalized
     assert train["skt_opt"].pop("loss_weight") == pytest.approx(expected["skt_opt"].pop("loss_weight"), abs=2e-3)
     assert bounds_rate() == (expected.pop("optim_q")["relative_lr"], True), "the default"
     assert train == {**expected, "ema_decay": 0}
@@ -153,7 +161,7 @@ def test_bits_stand_in_one_place(path: Path) -> None:
     assert all(len(line) <= 120 for line in path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("path", [*TRAINING, RECOMMENDED, *TESTS], ids=stem)
+@pytest.mark.parametrize("path", [*TRAINING, *RECOMMENDED, *TESTS], ids=stem)
 def test_a_plain_yaml_reader_agrees(path: Path) -> None:
     """BasicSR's own loader is PyYAML: no number may come out as a text."""
 

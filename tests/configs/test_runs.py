@@ -47,7 +47,7 @@ def test_train_resume_and_test(path: Path, run_folder: Path) -> None:
     assert [metric for metric, _ in scores(resumed)] == 2 * metrics
     state = torch.load(models / "net_g_4.pth", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state["params"].values())
-    assert state["srq"]["quantization"]["bits"] == 4
+    assert state["srq"]["quantization"]["bits"] == options["quantization"]["bits"]
     if options["quantization"]["quantizer"] == "ddtb":
         assert any(bool(value) for key, value in state["params"].items() if key.endswith("gate_is_applied"))
     tested = FOLDER / "test" / path.name.replace("train_", "test_", 1)
