@@ -19,9 +19,15 @@ TRAINING = sorted((FOLDER / "train").glob("*.yml"))
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 
 
+def has_gates(options: dict[str, Any]) -> bool:
+    """Whether the file gives DDTB's layers gates."""
+    return bool(options["quantization"].get("dynamic_ratio"))
+
+
 def phases(options: dict[str, Any]) -> list[str]:
     """Return overrides with which iteration 1 calibrates, 2 holds the gates and the next ones train all."""
-    ddtb = ["quantization:static_iters=1", "quantization:dynamic_ratio=0.5"]
+    gates = ["quantization:dynamic_ratio=0.5"] if has_gates(options) else []
+    ddtb = ["quantization:static_iters=1", *gates]
     return ["quantization:calibration_iters=1", *(ddtb if options["quantization"]["quantizer"] == "ddtb" else [])]
 
 
@@ -49,7 +55,8 @@ def test_train_resume_and_test(path: Path, run_folder: Path) -> None:
     assert all(torch.isfinite(value).all() for value in state["params"].values())
     assert state["srq"]["quantization"]["bits"] == options["quantization"]["bits"]
     if options["quantization"]["quantizer"] == "ddtb":
-        assert any(bool(value) for key, value in state["params"].items() if key.endswith("gate_is_applied"))
+        applied = [bool(value) for key, value in state["params"].items() if key.endswith("gate_is_applied")]
+        assert applied and any(applied) == has_gates(options)
     tested = FOLDER / "test" / path.name.replace("train_", "test_", 1)
     if not tested.exists():  # the demo measures by itself
         assert isinstance(srq_nni.load(models / "net_g_latest.pth"), torch.nn.Module)
