@@ -34,7 +34,7 @@ class Rotation(nn.Module):
 
 
 class Basis(nn.Module):
-    """``new = O diag(exp(stretch)) R old``, which with two rotations is any invertible matrix; without, factors alone.
+    """``new = O diag(exp(stretch)) R old``: with two rotations any invertible matrix, but for a sign; else factors.
 
     Args:
         stretch: (C,), natural logarithm of the factors, where they start.

@@ -54,8 +54,5 @@ def equalized_path(opt: Mapping[str, Any]) -> dict[str, Any]:
             get_root_logger().info(f"Equalized the float weights ({done}); they are in {file}.")
         if opt.get("dist"):
             distributed.barrier()
-    return path | {
-        key: value
-        for network in networks
-        for key, value in ((f"pretrain_network_{network}", str(file)), (f"param_key_{network}", "params"))
-    }
+    where = {"pretrain_network_": str(file), "param_key_": "params"}
+    return path | {start + network: value for network in networks for start, value in where.items()}
